@@ -1,0 +1,18 @@
+#include "src/core/status.h"
+
+#include <cstdio>
+#include <cstdlib>
+
+namespace mnemo::internal {
+
+void CheckFailed(const char* file, int line, const char* condition, const std::string& message) {
+  fmt::print(stderr, "{}:{}: check failed: {} {}\n", file, line, condition, message);
+  std::fflush(stderr);
+  std::abort();
+}
+
+void ThrowTensorError(const std::string& message) {
+  throw TensorError(absl::InvalidArgumentError(message));
+}
+
+}  // namespace mnemo::internal
