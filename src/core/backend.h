@@ -1,0 +1,116 @@
+// The waist between tensors and devices: the kernels every device must provide.
+//
+// Kernels work on views (any strides, stride 0 for broadcast dims) and write into outputs that the
+// caller has allocated; an output never overlaps an input unless it is the very same view, which
+// elementwise kernels allow. Inputs of one call share a dtype (f32 or f64 on the CPU) unless said
+// otherwise; the caller (ops.cc) has checked shapes, so kernels only MNEMO_CHECK what they assume.
+// Results are a pure function of the inputs' values, shapes and dtype: never of timing, of the
+// number of threads or of memory addresses.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "src/core/tensor.h"
+
+namespace mnemo {
+
+enum class UnaryOp {
+  kNegate,
+  kExp,
+  kLog,
+  kSqrt,
+  kRsqrt,
+  kReciprocal,
+  kSigmoid,
+  kTanh,
+  kRelu,  // max(0, x)
+  kStep,  // 1 where x > 0, else 0
+  // Activations with their first and second derivatives. GELU is the tanh form.
+  kSilu,
+  kSiluGrad,
+  kSiluGrad2,
+  kGelu,
+  kGeluGrad,
+  kGeluGrad2,
+};
+enum class BinaryOp { kAdd, kSub, kMul, kDiv, kMax, kGreater /* 1 or 0 */ };
+enum class ReduceOp { kSum, kMax };
+
+// AdamW's constants for one step (Loshchilov and Hutter, arXiv 1711.05101), bias corrections
+// included: p -= rate * (m_hat / (sqrt(v_hat) + epsilon) + decay * p).
+struct AdamWStep {
+  double rate, beta1, beta2, epsilon, decay;
+  double correction1, correction2;  // 1 - beta^t
+  double gradient_scale;            // multiplies the gradient first (clipping)
+};
+
+struct MemoryUse {
+  int64_t current_bytes = 0;  // held by live tensors
+  int64_t peak_bytes = 0;     // the most since the last reset
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  // The backend of a device; throws TensorError where the build or machine has no such device.
+  static Backend& For(Device device);
+
+  virtual std::shared_ptr<Storage> Allocate(int64_t bytes) = 0;
+  virtual void CopyToHost(const Tensor& x, void* host) = 0;            // x contiguous
+  virtual void CopyFromHost(const void* host, const Tensor& out) = 0;  // out contiguous
+  virtual MemoryUse Memory() const = 0;
+  virtual void ResetPeakMemory() = 0;
+
+  virtual void Fill(const Tensor& out, double value) = 0;
+  // out = x with conversion between any two dtypes; shapes equal, any strides.
+  virtual void Copy(const Tensor& x, const Tensor& out) = 0;
+  virtual void Unary(UnaryOp op, const Tensor& x, const Tensor& out) = 0;
+  virtual void Affine(const Tensor& x, double scale, double shift, const Tensor& out) = 0;
+  // a, b and out have the same shape (broadcasting through stride 0 has been done).
+  virtual void Binary(BinaryOp op, const Tensor& a, const Tensor& b, const Tensor& out) = 0;
+  // out = mask > 0 ? a : b; all of one shape, mask of the same dtype as a and b.
+  virtual void Where(const Tensor& mask, const Tensor& a, const Tensor& b, const Tensor& out) = 0;
+  // out has x's rank; a dim of size 1 in out where x is larger is reduced. Sums of f32 accumulate
+  // in f32 over blocks of at most 128 elements and in f64 above; of f64 in f64, pairwise or better.
+  virtual void Reduce(ReduceOp op, const Tensor& x, const Tensor& out) = 0;
+
+  // out = alpha a b + beta out. a [..., m, k], b [..., k, n], out [..., m, n]; equal leading dims
+  // (any strides, 0 included, but for out). Any strides in the matrix dims; a unit stride in one of
+  // the two avoids a copy. beta == 0 never reads out.
+  virtual void Gemm(const Tensor& a, const Tensor& b, double alpha, double beta,
+                    const Tensor& out) = 0;
+
+  // First-order recurrence along axis -2 of [..., T, C]: forward out_t = a_t out_{t-1} + b_t,
+  // reverse out_t = a_t out_{t+1} + b_t, starting from zero. a, b, out of one shape (a may be
+  // broadcast through stride 0).
+  virtual void LinearScan(const Tensor& a, const Tensor& b, bool reverse, const Tensor& out) = 0;
+  // Along the last dim. A row whose every entry is -infinity becomes zeros.
+  virtual void Softmax(const Tensor& x, const Tensor& out) = 0;
+
+  // Causal depthwise convolution over a row axis that the caller has extended: x [B, T + K - 1, D],
+  // weight [D, K], out [B, T, D]: out_t = sum_j weight[:, j] x_{t + j}.
+  virtual void DepthwiseConv(const Tensor& x, const Tensor& weight, const Tensor& out) = 0;
+  // out [D, K]: out[:, j] = sum over B and T of grad_t x_{t + j}. Shapes as above.
+  virtual void DepthwiseConvWeightGrad(const Tensor& x, const Tensor& grad, const Tensor& out) = 0;
+
+  // out [N, D] = table [V, D] at ids [N] (i32, contiguous, each in [0, V), checked by the caller).
+  virtual void GatherRows(const Tensor& table, const Tensor& ids, const Tensor& out) = 0;
+  // out [V, D] = zeros plus rows [N, D] added at ids [N], in order of n: deterministic.
+  virtual void ScatterAddRows(const Tensor& rows, const Tensor& ids, const Tensor& out) = 0;
+  // out [N, 1] = x [N, C] at column ids [N]; 0 where an id is outside [0, C).
+  virtual void PickColumns(const Tensor& x, const Tensor& ids, const Tensor& out) = 0;
+  // out [N, C] = zeros with values [N, 1] at column ids [N]; ids outside [0, C) write nothing.
+  virtual void PlaceColumns(const Tensor& values, const Tensor& ids, const Tensor& out) = 0;
+
+  // Optimizer and checks, over contiguous buffers of one length.
+  virtual void AdamW(const AdamWStep& step, const Tensor& gradient, const Tensor& parameter,
+                     const Tensor& first_moment, const Tensor& second_moment) = 0;
+  // Sum of squares in f64; infinite or NaN if any value is.
+  virtual double SquaredNorm(const Tensor& x) = 0;
+};
+
+// The CPU backend: f32 and f64 arithmetic, BLAS for matrix products, loops over ParallelFor.
+Backend& CpuBackend();
+
+}  // namespace mnemo
