@@ -54,8 +54,8 @@ struct MemoryState {
 };
 
 struct MemoryOutput {
-  Matrix y;          // [T, f]
-  MemoryState last;  // W_T, S_T
+  Matrix y;            // [T, f]
+  MemoryState last;    // W_T, S_T
   int clamp_hits = 0;  // tokens with |u_t| > c
 };
 
