@@ -52,23 +52,23 @@ Matrix Linear(const Matrix& x, const Matrix& w) {
   return out;
 }
 
-Matrix RmsNorm(const Matrix& x, const Vector& weight, int heads) {
+Matrix RmsNorm(const Matrix& x, const Vector& weight, int heads, double epsilon) {
   const int width = x.cols / heads;
   Matrix out = x;
   for (int t = 0; t < x.rows; ++t) {
     for (int i = 0; i < x.cols; ++i) {
-      out(t, i) *= weight[i] / std::sqrt(SumOfSquares(x, t, i / width, width) / width + 1e-6);
+      out(t, i) *= weight[i] / std::sqrt(SumOfSquares(x, t, i / width, width) / width + epsilon);
     }
   }
   return out;
 }
 
-Matrix L2Norm(const Matrix& x, int heads) {
+Matrix L2Norm(const Matrix& x, int heads, double epsilon) {
   const int width = x.cols / heads;
   Matrix out = x;
   for (int t = 0; t < x.rows; ++t) {
     for (int i = 0; i < x.cols; ++i) {
-      out(t, i) /= std::sqrt(SumOfSquares(x, t, i / width, width) + 1e-6);
+      out(t, i) /= std::sqrt(SumOfSquares(x, t, i / width, width) + epsilon);
     }
   }
   return out;

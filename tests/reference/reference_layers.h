@@ -19,11 +19,11 @@ Matrix Multiply(const Matrix& x, const Matrix& y);
 // x [T, in], w [out, in] -> [T, out].
 Matrix Linear(const Matrix& x, const Matrix& w);
 
-// Per token and head (cols / heads columns): x / sqrt(mean x^2 + 1e-6) o weight; weight [cols].
-Matrix RmsNorm(const Matrix& x, const Vector& weight, int heads);
+// Per token and head (cols / heads columns): x / sqrt(mean x^2 + epsilon) o weight; weight [cols].
+Matrix RmsNorm(const Matrix& x, const Vector& weight, int heads, double epsilon);
 
-// Per token and head: x / sqrt(sum x^2 + 1e-6).
-Matrix L2Norm(const Matrix& x, int heads);
+// Per token and head: x / sqrt(sum x^2 + epsilon).
+Matrix L2Norm(const Matrix& x, int heads, double epsilon);
 
 // Causal depthwise, width 4: y_t = sum_j w[j] x_{t-3+j}; x is zero before its first row. w [cols,
 // 4].

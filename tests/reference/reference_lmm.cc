@@ -35,8 +35,8 @@ std::vector<MemoryInputs> ProjectInputs(const BlockOptions& options, const Block
   Matrix k = Project(x, shared ? weights.wq : weights.wk, weights.conv_k);
   const Matrix v = Project(x, weights.wv, weights.conv_v);
   if (options.qk_l2_norm) {
-    q = L2Norm(q, options.heads);
-    k = L2Norm(k, options.heads);
+    q = L2Norm(q, options.heads, options.epsilon);
+    k = L2Norm(k, options.heads, options.epsilon);
   }
   std::vector<MemoryInputs> out(options.heads);
   for (int h = 0; h < options.heads; ++h) {
@@ -86,7 +86,7 @@ Matrix MemoryOverRows(const BlockOptions& options, const BlockWeights& weights, 
 Matrix GatedMemory(const BlockOptions& options, const BlockWeights& weights, const Matrix& x) {
   const Matrix y = MemoryOverRows(options, weights, x);
   const Matrix gate = Map(options.gelu_output_gate ? Gelu : Silu, Linear(x, weights.wg));
-  return Multiply(RmsNorm(y, weights.read_norm, options.heads), gate);
+  return Multiply(RmsNorm(y, weights.read_norm, options.heads, options.epsilon), gate);
 }
 
 Matrix LmmMixer(const BlockOptions& options, const BlockWeights& weights, const Matrix& x) {

@@ -33,7 +33,8 @@ Matrix MacMixer(const BlockOptions& options, const BlockWeights& weights, const 
   for (int begin = 0; begin < x.rows; begin += options.segment) {
     const int end = std::min(begin + options.segment, x.rows);
     const Matrix rows = Rows(x, begin, end);
-    const Matrix query = L2Norm(Map(Silu, Linear(rows, weights.wr)), options.heads);
+    const Matrix query =
+        L2Norm(Map(Silu, Linear(rows, weights.wr)), options.heads, options.epsilon);
     const Matrix h = ReadOnly(options, weights, states, query);
     Paste(a, begin, 0,
           Attention(options, weights, rows, {{weights.persistent, true}, {h, false}, {rows, false}},
@@ -42,7 +43,7 @@ Matrix MacMixer(const BlockOptions& options, const BlockWeights& weights, const 
     const std::vector<MemoryInputs> inputs = ProjectInputs(options, weights, Rows(a, 0, end));
     Paste(y, begin, 0, RunHeads(options, weights, inputs, begin, end, states));
   }
-  const Matrix gate = Map(Sigmoid, RmsNorm(y, weights.read_norm, options.heads));
+  const Matrix gate = Map(Sigmoid, RmsNorm(y, weights.read_norm, options.heads, options.epsilon));
   return Linear(Multiply(a, gate), weights.wo);
 }
 

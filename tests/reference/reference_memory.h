@@ -24,10 +24,11 @@ struct MemoryRule {
   int chunk = 16;
   Activation activation = Activation::kGelu;
   bool residual = true;
-  bool layer_norm = true;  // epsilon 1e-6
-  bool momentum = true;    // off: eta counts as 0, and the S that is returned is 0
+  bool layer_norm = true;
+  bool momentum = true;  // off: eta counts as 0, and the S that is returned is 0
   Forgetting forgetting = Forgetting::kZero;  // kOff: alpha counts as 0
   double clamp = 0;                           // c; 0: no clamp
+  double epsilon = 1e-6;                      // of the layer norm
 };
 
 // Everything of the shape of the network's weights: W, S, u.

@@ -41,12 +41,12 @@ Trace Forward(const MemoryRule& rule, const MemoryWeights& weights, const Vector
 }
 
 // The normalised o (before g and e) and 1 / its deviation.
-Vector Normalised(const Vector& o, double* inverse) {
+Vector Normalised(const Vector& o, double epsilon, double* inverse) {
   const double f = static_cast<double>(o.size());
   double mean = 0, variance = 0;
   for (double value : o) mean += value / f;
   for (double value : o) variance += (value - mean) * (value - mean) / f;
-  *inverse = 1 / std::sqrt(variance + 1e-6);
+  *inverse = 1 / std::sqrt(variance + epsilon);
   Vector out = o;
   for (double& value : out) value = (value - mean) * *inverse;
   return out;
@@ -58,7 +58,7 @@ Vector MemoryRead(const MemoryRule& rule, const MemoryHead& head, const MemoryWe
                   const Vector& x) {
   Vector out = Forward(rule, weights, x).z.back();
   double inverse = 0;
-  if (rule.layer_norm) out = Normalised(out, &inverse);
+  if (rule.layer_norm) out = Normalised(out, rule.epsilon, &inverse);
   for (std::size_t i = 0; i < out.size(); ++i) {
     if (rule.layer_norm) out[i] = out[i] * head.ln_gain[i] + head.ln_bias[i];
     if (rule.residual) out[i] += x[i];
@@ -74,7 +74,7 @@ MemoryWeights InnerGradient(const MemoryRule& rule, const MemoryHead& head,
   for (int i = 0; i < f; ++i) delta[i] -= v[i];
   if (rule.layer_norm) {
     double inverse = 0, mean = 0, mean_hat = 0;
-    const Vector hat = Normalised(trace.z.back(), &inverse);
+    const Vector hat = Normalised(trace.z.back(), rule.epsilon, &inverse);
     for (int i = 0; i < f; ++i) {
       delta[i] *= head.ln_gain[i];
       mean += delta[i] / f;

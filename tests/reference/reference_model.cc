@@ -27,6 +27,7 @@ Matrix Mixer(const Block& block, const Matrix& x) {
 
 Matrix RunBlock(const Block& block, const Matrix& x, const std::vector<int>& starts) {
   const BlockWeights& w = block.weights;
+  const double epsilon = block.options.epsilon;
   std::vector<int> edges = {0};
   for (int start : starts) {
     if (start > 0) edges.push_back(start);
@@ -35,8 +36,8 @@ Matrix RunBlock(const Block& block, const Matrix& x, const std::vector<int>& sta
   Matrix out(x.rows, x.cols);
   for (std::size_t i = 0; i + 1 < edges.size(); ++i) {
     Matrix rows = Rows(x, edges[i], edges[i + 1]);
-    rows = Add(rows, Mixer(block, RmsNorm(rows, w.mixer_norm, 1)));
-    rows = Add(rows, SwiGlu(RmsNorm(rows, w.mlp_norm, 1), w.w_gate, w.w_up, w.w_down));
+    rows = Add(rows, Mixer(block, RmsNorm(rows, w.mixer_norm, 1, epsilon)));
+    rows = Add(rows, SwiGlu(RmsNorm(rows, w.mlp_norm, 1, epsilon), w.w_gate, w.w_up, w.w_down));
     Paste(out, edges[i], 0, rows);
   }
   return out;
@@ -48,7 +49,7 @@ Matrix RunModel(const Model& model, const std::vector<int>& tokens,
   for (int t = 0; t < x.rows; ++t) SetRow(x, t, Row(model.embedding, tokens[t]));
   for (const Block& block : model.blocks) x = RunBlock(block, x, starts);
   const Matrix& head = model.head.rows > 0 ? model.head : model.embedding;
-  return Linear(RmsNorm(x, model.final_norm, 1), head);
+  return Linear(RmsNorm(x, model.final_norm, 1, model.epsilon), head);
 }
 
 Vector TokenLosses(const Model& model, const std::vector<int>& tokens,

@@ -20,8 +20,9 @@ struct Block {
 struct Model {
   Matrix embedding;  // [V, d]
   std::vector<Block> blocks;
-  Vector final_norm;  // [d]
-  Matrix head;        // [V, d]; empty: tied to the embedding
+  Vector final_norm;      // [d]
+  Matrix head;            // [V, d]; empty: tied to the embedding
+  double epsilon = 1e-6;  // of the final norm
 };
 
 // The mixer that options.kind names. x [T, d] is normalised already.

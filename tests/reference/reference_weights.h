@@ -27,6 +27,8 @@ struct BlockOptions {
   int segment = 0;  // MAC; a multiple of the chunk
   int window = 0;   // MAG, MAL, TRANSFORMER: tokens that a query sees, itself included; 0: all
   double rope_base = 10000;
+
+  double epsilon = 1e-6;  // of RMSNorm and L2 norm; the rule has its own for the layer norm
 };
 
 struct BlockWeights {
