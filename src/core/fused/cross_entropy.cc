@@ -1,0 +1,83 @@
+#include "src/core/fused/cross_entropy.h"
+
+#include <algorithm>
+
+#include "src/core/fused_op.h"
+#include "src/core/ops.h"
+
+namespace mnemo {
+namespace {
+
+struct Attributes {
+  Tensor targets;
+  int64_t tile;
+};
+
+// log(sum(exp(x))) over the last dim, kept with size 1. The maximum is a constant to the tape: its
+// derivative cancels.
+Var LogSumExp(const Var& x) {
+  const Var maximum(MaxOverLast(x.value()));
+  return Add(Log(Sum(Exp(Sub(x, maximum)), -1)), maximum);
+}
+
+// Targets counted from a tile's first entry; those of other tiles fall outside [0, size).
+Tensor Shifted(const std::vector<int32_t>& targets, int64_t begin, const Tensor& like) {
+  std::vector<int32_t> shifted(targets.size());
+  for (size_t i = 0; i < targets.size(); ++i) {
+    shifted[i] = targets[i] < 0 ? -1 : static_cast<int32_t>(targets[i] - begin);
+  }
+  return Tensor::FromHost(shifted, like.shape(), like.device());
+}
+
+std::vector<Var> Compose(std::span<const Var> inputs, const Attributes& attributes) {
+  const Var &x = inputs[0], &head = inputs[1];
+  const int64_t vocabulary = head.dim(0);
+  const std::vector<int32_t> targets = attributes.targets.ToInts();
+  std::vector<int64_t> sizes;
+  for (int64_t begin = 0; begin < vocabulary; begin += attributes.tile) {
+    sizes.push_back(std::min(attributes.tile, vocabulary - begin));
+  }
+  const std::vector<Var> tiles = Split(head, 0, sizes);
+  std::vector<Var> sums;
+  Var picked;
+  int64_t begin = 0;
+  for (size_t i = 0; i < tiles.size(); ++i) {
+    const Tensor ids = Shifted(targets, begin, attributes.targets);
+    const auto body = [ids](std::span<const Var> parts) -> std::vector<Var> {
+      const Var logits = MatMul(parts[0], Transpose(parts[1]));
+      return {LogSumExp(logits), PickColumns(logits, ids)};
+    };
+    const Var parts[] = {x, tiles[i]};
+    const std::vector<Var> result = tiles.size() > 1 ? Rematerialized(body, parts) : body(parts);
+    sums.push_back(result[0]);
+    picked = i == 0 ? result[1] : Add(picked, result[1]);
+    begin += sizes[i];
+  }
+  const Var total = sums.size() == 1 ? sums[0] : LogSumExp(Concat(sums, 1));
+  std::vector<double> valid(targets.size());
+  for (size_t i = 0; i < targets.size(); ++i) valid[i] = targets[i] >= 0 ? 1 : 0;
+  const Tensor mask = Tensor::FromHost(valid, total.shape(), x.dtype(), x.device());
+  return {Where(mask, Sub(total, picked), Var(Tensor::Zeros({}, x.dtype(), x.device())))};
+}
+
+const FusedOp<Attributes>& Op() {
+  static const FusedOp<Attributes> op("cross_entropy", &Compose);
+  return op;
+}
+
+}  // namespace
+
+Var CrossEntropy(const Var& x, const Var& head, const Tensor& targets, int64_t tile) {
+  Require(x.rank() == 2 && head.rank() == 2 && x.dim(1) == head.dim(1) && tile >= 1,
+          "cross_entropy: rows {} and head {}", ToString(x.shape()), ToString(head.shape()));
+  Require(targets.rank() == 1 && targets.dim(0) == x.dim(0) && targets.dtype() == DType::kI32,
+          "cross_entropy: targets {} for rows {}", ToString(targets.shape()), ToString(x.shape()));
+  for (const int32_t target : targets.ToInts()) {
+    Require(target < head.dim(0), "cross_entropy: target {} in a vocabulary of {}", target,
+            head.dim(0));
+  }
+  const Var inputs[] = {x, head};
+  return Op()(inputs, {targets, tile})[0];
+}
+
+}  // namespace mnemo

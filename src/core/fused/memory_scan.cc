@@ -1,0 +1,209 @@
+#include "src/core/fused/memory_scan.h"
+
+#include <algorithm>
+
+#include "src/core/fused/memory_chunk.h"
+#include "src/core/fused_op.h"
+#include "src/core/ops.h"
+
+namespace mnemo {
+namespace {
+
+// Beyond this many chunks the composition keeps the states between groups of this size only and
+// runs each group again for its derivative.
+constexpr int64_t kChunksKept = 64;
+
+struct Attributes {
+  MemoryRule rule;
+  int64_t open_count = 0;  // of the state that comes in
+  Tensor resets;
+};
+
+struct Inputs {
+  MemoryTokens tokens;
+  MemoryParameters parameters;
+  MemoryState state;
+};
+
+template <typename F>
+void ForEachVar(const MemoryRule& rule, Inputs& inputs, F&& f) {
+  f(inputs.tokens.q);
+  f(inputs.tokens.k);
+  f(inputs.tokens.v);
+  f(inputs.tokens.theta);
+  if (rule.momentum) f(inputs.tokens.eta);
+  if (rule.forgetting != Forgetting::kNever) f(inputs.tokens.alpha);
+  ForEachVar(rule, inputs.parameters, f);
+  ForEachVar(rule, inputs.state, f);
+}
+
+template <typename F>
+void ForEachVar(const MemoryRule& rule, MemoryScanResult& result, F&& f) {
+  f(result.y);
+  ForEachVar(rule, result.state, f);
+  if (rule.clamp > 0) {
+    Var hits(result.clamp_hits);
+    f(hits);
+    result.clamp_hits = hits.value();
+  }
+}
+
+template <typename T>
+std::vector<Var> Flatten(const MemoryRule& rule, T& object) {
+  std::vector<Var> list;
+  ForEachVar(rule, object, [&](Var& x) { list.push_back(x); });
+  return list;
+}
+
+template <typename T>
+void Unflatten(const MemoryRule& rule, std::span<const Var> list, T& object) {
+  size_t next = 0;
+  ForEachVar(rule, object, [&](Var& x) { x = list[next++]; });
+  MNEMO_CHECK(next == list.size());
+}
+
+Var Rows(const Var& x, int64_t begin, int64_t end) {
+  return x.defined() ? Slice(x, 2, begin, end) : x;
+}
+
+MemoryTokens Rows(const MemoryTokens& tokens, int64_t begin, int64_t end) {
+  return {Rows(tokens.q, begin, end),   Rows(tokens.k, begin, end),
+          Rows(tokens.v, begin, end),   Rows(tokens.theta, begin, end),
+          Rows(tokens.eta, begin, end), Rows(tokens.alpha, begin, end)};
+}
+
+// Before a chunk whose flag is set the state is W_0 and S = 0, for that sequence.
+void Reset(const MemoryRule& rule, const MemoryParameters& parameters, const Tensor& flags,
+           MemoryState& state) {
+  const Tensor mask = flags.Reshape({flags.dim(0), 1, 1, 1});
+  MemoryState initial = InitialMemoryState(rule, parameters, flags.dim(0));
+  const auto choose = [&mask](MemoryWeights& weights, const MemoryWeights& fresh) {
+    for (size_t i = 0; i < weights.w.size(); ++i) {
+      weights.w[i] = Where(mask, fresh.w[i], weights.w[i]);
+    }
+    for (size_t i = 0; i < weights.c.size(); ++i) {
+      weights.c[i] = Where(mask, fresh.c[i], weights.c[i]);
+    }
+  };
+  choose(state.w, initial.w);
+  choose(state.s, initial.s);
+}
+
+// Chunk after chunk, beginning inside one if state.open is not empty.
+MemoryScanResult ScanChunks(const MemoryRule& rule, const MemoryParameters& parameters,
+                            const MemoryTokens& tokens, MemoryState state, const Tensor& resets) {
+  const int64_t count = tokens.q.dim(2);
+  MemoryScanResult result;
+  std::vector<Var> reads;
+  for (int64_t begin = 0, chunk = 0; begin < count;) {
+    const int64_t end = std::min(count, begin + rule.chunk - state.open.count);
+    if (state.open.count == 0) {
+      if (resets.defined()) Reset(rule, parameters, resets.Slice(1, chunk, chunk + 1), state);
+      ++chunk;
+    }
+    reads.push_back(
+        ScanChunk(rule, parameters, Rows(tokens, begin, end), state, result.clamp_hits));
+    begin = end;
+  }
+  result.y = Concat(reads, 2);
+  result.state = std::move(state);
+  return result;
+}
+
+std::vector<Var> ComposeOnce(std::span<const Var> list, const Attributes& attributes) {
+  Inputs inputs;
+  inputs.state.open.count = attributes.open_count;
+  Unflatten(attributes.rule, list, inputs);
+  MemoryScanResult result = ScanChunks(attributes.rule, inputs.parameters, inputs.tokens,
+                                       std::move(inputs.state), attributes.resets);
+  return Flatten(attributes.rule, result);
+}
+
+// The composed definition. A long run is cut into groups of chunks that are rematerialized.
+std::vector<Var> Compose(std::span<const Var> list, const Attributes& attributes) {
+  const MemoryRule& rule = attributes.rule;
+  Inputs inputs;
+  inputs.state.open.count = attributes.open_count;
+  Unflatten(rule, list, inputs);
+  const int64_t count = inputs.tokens.q.dim(2), group = kChunksKept * rule.chunk;
+  const bool tracked =
+      std::any_of(list.begin(), list.end(), [](const Var& x) { return x.tracked(); });
+  if (!tracked || count <= group) return ComposeOnce(list, attributes);
+  MemoryScanResult total;
+  std::vector<Var> reads;
+  MemoryState state = std::move(inputs.state);
+  for (int64_t begin = 0, chunk = 0; begin < count;) {
+    const int64_t end = std::min(count, begin + group - state.open.count);
+    Attributes part{rule, state.open.count, {}};
+    const int64_t begun = (end - begin + state.open.count + rule.chunk - 1) / rule.chunk -
+                          (state.open.count > 0 ? 1 : 0);
+    if (attributes.resets.defined()) {
+      part.resets = attributes.resets.Slice(1, chunk, chunk + begun);
+    }
+    Inputs piece{Rows(inputs.tokens, begin, end), inputs.parameters, std::move(state)};
+    MemoryScanResult result;
+    result.state.open.count = (end - begin + part.open_count) % rule.chunk;
+    Unflatten(rule,
+              Rematerialized([part](std::span<const Var> x) { return ComposeOnce(x, part); },
+                             Flatten(rule, piece)),
+              result);
+    reads.push_back(result.y);
+    if (rule.clamp > 0) {
+      total.clamp_hits = total.clamp_hits.defined()
+                             ? Add(Var(total.clamp_hits), Var(result.clamp_hits)).value()
+                             : result.clamp_hits;
+    }
+    state = std::move(result.state);
+    begin = end;
+    chunk += begun;
+  }
+  total.y = Concat(reads, 2);
+  total.state = std::move(state);
+  return Flatten(rule, total);
+}
+
+FusedOp<Attributes>& Op() {
+  static FusedOp<Attributes> op("memory_scan", &Compose);
+  return op;
+}
+
+void CheckShapes(const MemoryRule& rule, const MemoryTokens& tokens, const MemoryState& state,
+                 const Tensor& resets) {
+  const Shape& shape = tokens.q.shape();
+  Require(tokens.q.rank() == 4 && shape[2] >= 1 && shape[3] == rule.head_dim,
+          "memory_scan: q has shape {}, head dim is {}", ToString(shape), rule.head_dim);
+  Require(tokens.k.shape() == shape && tokens.v.shape() == shape,
+          "memory_scan: q, k, v of shapes {}, {}, {}", ToString(shape), ToString(tokens.k.shape()),
+          ToString(tokens.v.shape()));
+  Shape gate = shape;
+  gate.back() = 1;
+  const bool eta = !rule.momentum || (tokens.eta.defined() && tokens.eta.shape() == gate);
+  const bool alpha = rule.forgetting == Forgetting::kNever ||
+                     (tokens.alpha.defined() && tokens.alpha.shape() == gate);
+  Require(tokens.theta.shape() == gate && eta && alpha,
+          "memory_scan: gates must have shape {} where the rule has them", ToString(gate));
+  Require(static_cast<int>(state.w.w.size()) == rule.depth &&
+              state.s.w.size() == (rule.momentum ? state.w.w.size() : 0u) &&
+              state.open.count < rule.chunk,
+          "memory_scan: the state does not fit the rule");
+  if (!resets.defined()) return;
+  const int64_t open = state.open.count > 0 ? 1 : 0;
+  const int64_t begun = (state.open.count + shape[2] + rule.chunk - 1) / rule.chunk - open;
+  Require(resets.rank() == 2 && resets.dim(0) == shape[0] && resets.dim(1) == begun,
+          "memory_scan: resets of shape {}, {} chunks begin", ToString(resets.shape()), begun);
+}
+
+}  // namespace
+
+MemoryScanResult MemoryScan(const MemoryRule& rule, const MemoryParameters& parameters,
+                            const MemoryTokens& tokens, const MemoryState& state,
+                            const Tensor& resets) {
+  CheckShapes(rule, tokens, state, resets);
+  Inputs inputs{tokens, parameters, state};
+  MemoryScanResult result;
+  result.state.open.count = (state.open.count + tokens.q.dim(2)) % rule.chunk;
+  Unflatten(rule, Op()(Flatten(rule, inputs), {rule, state.open.count, resets}), result);
+  return result;
+}
+
+}  // namespace mnemo

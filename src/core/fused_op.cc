@@ -1,0 +1,66 @@
+#include "src/core/fused_op.h"
+
+namespace mnemo {
+namespace {
+
+struct Registry {
+  std::mutex mutex;
+  std::vector<const FusedOpBase*> ops;
+};
+Registry& TheRegistry() {
+  static Registry registry;
+  return registry;
+}
+
+std::atomic<bool> fused_enabled{true}, fused_strict{false};
+
+}  // namespace
+
+void SetFusedPolicy(FusedPolicy policy) {
+  fused_enabled = policy.enabled;
+  fused_strict = policy.strict;
+}
+
+FusedPolicy GetFusedPolicy() { return {fused_enabled, fused_strict}; }
+
+FusedOpBase::FusedOpBase(std::string name) : name_(std::move(name)) {
+  Registry& registry = TheRegistry();
+  std::lock_guard lock(registry.mutex);
+  registry.ops.push_back(this);
+}
+
+std::vector<const FusedOpBase*> FusedOpBase::All() {
+  Registry& registry = TheRegistry();
+  std::lock_guard lock(registry.mutex);
+  return registry.ops;
+}
+
+std::map<std::string, FusedCount> FusedCounts() {
+  std::map<std::string, FusedCount> counts;
+  for (const FusedOpBase* op : FusedOpBase::All()) {
+    counts[op->name()] = {op->kernel_, op->composed_, op->fallback_};
+  }
+  return counts;
+}
+
+bool FusedOpBase::Decide(bool has_kernel, bool accepts) const {
+  const FusedPolicy policy = GetFusedPolicy();
+  if (!has_kernel || !policy.enabled) {
+    ++composed_;
+    return false;
+  }
+  if (accepts) {
+    ++kernel_;
+    return true;
+  }
+  ++fallback_;
+  if (policy.strict) {
+    throw TensorError(FailedPrecondition(
+        "strict_fused: the kernel of '{}' does not cover this configuration; choose shapes and "
+        "options that it covers (docs/kernels.md), or leave strict_fused off",
+        name_));
+  }
+  return false;
+}
+
+}  // namespace mnemo

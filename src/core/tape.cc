@@ -1,0 +1,207 @@
+#include "src/core/tape.h"
+
+#include <algorithm>
+
+#include "src/core/backend.h"
+#include "src/core/ops.h"
+
+namespace mnemo {
+
+Var VjpContext::grad(int i) const {
+  if (grads_[i].defined()) return grads_[i];
+  return Var(Tensor::Zeros((*output_shapes_)[i], dtype_, device_));
+}
+
+Var Tape::Leaf(Tensor value) {
+  Var var(std::move(value));
+  var.tape_ = this;
+  var.slot_ = static_cast<int>(node_of_slot_.size());
+  node_of_slot_.push_back(-1);
+  return var;
+}
+
+Var Tape::DropValue(const Var& var) const {
+  Var placeholder;
+  placeholder.tape_ = var.tape_;
+  placeholder.slot_ = var.slot_;
+  return placeholder;
+}
+
+std::vector<Var> Tape::Record(Primitive primitive, std::span<const Var> inputs,
+                              std::vector<Tensor> outputs, Saves saves, Vjp vjp) {
+  Tape* tape = nullptr;
+  for (const Var& input : inputs) {
+    if (!input.tracked()) continue;
+    MNEMO_CHECK(tape == nullptr || tape == input.tape_, "{}: inputs on two tapes", Name(primitive));
+    tape = input.tape_;
+  }
+  std::vector<Var> results(outputs.begin(), outputs.end());
+  if (tape == nullptr) return results;
+
+  Node node{.primitive = primitive,
+            .inputs = {},
+            .outputs = {},
+            .input_shapes = {},
+            .output_shapes = {},
+            .dtype = outputs[0].dtype(),
+            .device = outputs[0].device(),
+            .first_slot = static_cast<int>(tape->node_of_slot_.size()),
+            .vjp = std::move(vjp)};
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const bool saved = i < 32 ? (saves.inputs >> i) & 1 : saves.inputs == kSaveAll;
+    node.inputs.push_back(saved ? inputs[i] : tape->DropValue(inputs[i]));
+    node.input_shapes.push_back(inputs[i].defined() ? inputs[i].shape() : Shape{});
+  }
+  for (size_t i = 0; i < results.size(); ++i) {
+    results[i].tape_ = tape;
+    results[i].slot_ = static_cast<int>(tape->node_of_slot_.size());
+    tape->node_of_slot_.push_back(static_cast<int>(tape->nodes_.size()));
+    const bool saved = i < 32 ? (saves.outputs >> i) & 1 : saves.outputs == kSaveAll;
+    node.outputs.push_back(saved ? results[i] : tape->DropValue(results[i]));
+    node.output_shapes.push_back(results[i].shape());
+  }
+  tape->nodes_.push_back(std::move(node));
+  return results;
+}
+
+namespace {
+
+// Adds `gradient` to what has flowed into a slot so far, in place where nobody else can see it.
+void Accumulate(Var& slot, Var gradient, bool recorded) {
+  if (!slot.defined()) {
+    slot = std::move(gradient);
+    return;
+  }
+  const Tensor& sum = slot.value();
+  if (!recorded && sum.sole_owner() && sum.contiguous()) {
+    Backend::For(sum.device()).Binary(BinaryOp::kAdd, sum, gradient.value(), sum);
+    return;
+  }
+  slot = Add(slot, gradient);
+}
+
+}  // namespace
+
+void Tape::RunNode(Node& node, std::vector<Var>& gradients, bool recorded) {
+  VjpContext context;
+  bool reached = false;
+  for (size_t i = 0; i < node.output_shapes.size(); ++i) {
+    Var& gradient = gradients[node.first_slot + i];
+    reached = reached || gradient.defined();
+    context.grads_.push_back(std::move(gradient));
+    gradient = Var();
+  }
+  if (!reached) return;
+  context.results_.resize(node.inputs.size());
+  context.input_shapes_ = &node.input_shapes;
+  context.output_shapes_ = &node.output_shapes;
+  context.dtype_ = node.dtype;
+  context.device_ = node.device;
+  for (const Var& input : node.inputs) {
+    context.needs_.push_back(input.tracked());
+    context.inputs_.push_back(recorded ? input : input.Detach());
+  }
+  for (const Var& output : node.outputs) {
+    context.outputs_.push_back(recorded ? output : output.Detach());
+  }
+  // A recorded derivative appends to nodes_, which may move `node`: nothing of it is used after.
+  const std::vector<int> slots = [&] {
+    std::vector<int> result;
+    for (const Var& input : node.inputs) result.push_back(input.slot_);
+    return result;
+  }();
+  const std::vector<Shape> input_shapes = node.input_shapes, output_shapes = node.output_shapes;
+  context.input_shapes_ = &input_shapes;
+  context.output_shapes_ = &output_shapes;
+  const Primitive primitive = node.primitive;
+  const Vjp vjp = node.vjp;
+  vjp(context);
+  context.grads_.clear();
+  for (size_t i = 0; i < slots.size(); ++i) {
+    Var& result = context.results_[i];
+    if (slots[i] < 0 || !result.defined()) continue;
+    MNEMO_CHECK(result.shape() == input_shapes[i], "{}: gradient of input {} has shape {}, not {}",
+                Name(primitive), i, ToString(result.shape()), ToString(input_shapes[i]));
+    Accumulate(gradients[slots[i]], std::move(result), recorded);
+  }
+}
+
+std::vector<Var> Tape::Run(std::span<const Var> outputs, std::span<const Var> output_gradients,
+                           std::span<const Var> wrt, bool recorded, bool retain) {
+  MNEMO_CHECK(outputs.size() == output_gradients.size());
+  std::vector<Var> gradients(node_of_slot_.size());
+  int last = -1;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    if (!outputs[i].tracked() || !output_gradients[i].defined()) continue;
+    MNEMO_CHECK(outputs[i].tape_ == this, "output {} is on another tape", i);
+    Accumulate(gradients[outputs[i].slot_], output_gradients[i], recorded);
+    last = std::max(last, node_of_slot_[outputs[i].slot_]);
+  }
+  // A gradient asked for must survive its node: keep it aside when its slot is consumed.
+  std::vector<Var> results(wrt.size());
+  std::vector<std::pair<int, size_t>> wanted;  // node, index in wrt; interior Vars only
+  for (size_t i = 0; i < wrt.size(); ++i) {
+    MNEMO_CHECK(wrt[i].tape_ == this, "wrt {} is not tracked on this tape", i);
+    if (node_of_slot_[wrt[i].slot_] >= 0) wanted.emplace_back(node_of_slot_[wrt[i].slot_], i);
+  }
+  for (int n = last; n >= 0; --n) {
+    for (const auto& [node, i] : wanted) {
+      if (node == n) results[i] = gradients[wrt[i].slot_];
+    }
+    RunNode(nodes_[n], gradients, recorded);
+    if (!recorded && !retain) {
+      nodes_[n].vjp = [](VjpContext&) { MNEMO_CHECK(false, "this tape was released"); };
+      for (Var& var : nodes_[n].inputs) var = DropValue(var);
+      for (Var& var : nodes_[n].outputs) var = DropValue(var);
+    }
+  }
+  for (size_t i = 0; i < wrt.size(); ++i) {
+    if (node_of_slot_[wrt[i].slot_] < 0) results[i] = gradients[wrt[i].slot_];
+  }
+  return results;
+}
+
+std::vector<Tensor> Tape::Gradient(std::span<const Var> outputs,
+                                   std::span<const Tensor> output_gradients,
+                                   std::span<const Var> wrt, bool retain) {
+  const std::vector<Var> seeds(output_gradients.begin(), output_gradients.end());
+  std::vector<Tensor> results;
+  for (const Var& var : Run(outputs, seeds, wrt, false, retain)) results.push_back(var.value());
+  return results;
+}
+
+std::vector<Var> Tape::GradientRecorded(std::span<const Var> outputs,
+                                        std::span<const Var> output_gradients,
+                                        std::span<const Var> wrt) {
+  return Run(outputs, output_gradients, wrt, true, true);
+}
+
+std::vector<Var> Rematerialized(const Body& body, std::span<const Var> inputs) {
+  std::vector<Var> constants;
+  for (const Var& input : inputs) constants.push_back(input.Detach());
+  std::vector<Tensor> outputs;
+  for (const Var& output : body(constants)) outputs.push_back(output.value());
+  return Tape::Record(Primitive::kRematerialized, inputs, std::move(outputs), {.inputs = kSaveAll},
+                      [body, count = inputs.size()](VjpContext& context) {
+                        Tape tape;
+                        std::vector<Var> again, wrt;
+                        for (size_t i = 0; i < count; ++i) {
+                          const Var& input = context.input(i);
+                          MNEMO_CHECK(!input.tracked(),
+                                      "the gradient of a rematerialized body is not recordable");
+                          again.push_back(context.needs(i) ? tape.Leaf(input.value()) : input);
+                          if (context.needs(i)) wrt.push_back(again.back());
+                        }
+                        const std::vector<Var> outputs = body(again);
+                        std::vector<Tensor> seeds;
+                        for (size_t i = 0; i < outputs.size(); ++i) {
+                          seeds.push_back(context.has_grad(i) ? context.grad(i).value() : Tensor());
+                        }
+                        const std::vector<Tensor> gradients = tape.Gradient(outputs, seeds, wrt);
+                        for (size_t i = 0, k = 0; i < count; ++i) {
+                          if (context.needs(i)) context.Set(i, Var(gradients[k++]));
+                        }
+                      });
+}
+
+}  // namespace mnemo
