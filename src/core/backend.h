@@ -113,4 +113,8 @@ class Backend {
 // The CPU backend: f32 and f64 arithmetic, BLAS for matrix products, loops over ParallelFor.
 Backend& CpuBackend();
 
+// The backend of GPU `index`; throws TensorError if there is none. A build without CUDA links a
+// stub that always throws.
+Backend& CudaBackend(int index);
+
 }  // namespace mnemo
