@@ -1,0 +1,42 @@
+// A block: (x, carry in) -> (y, carry out), a pure function of a slice and of what has been carried
+// into it. One function per kind of mixer; all share norms and MLP:
+//   x += Mixer(RMSNorm(x)); x += SwiGLU(RMSNorm(x)).
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "src/model/carry.h"
+#include "src/model/parameters.h"
+
+namespace mnemo {
+
+// Where a slice lies in its sequence. The same for all layers.
+struct SliceContext {
+  int64_t position = 0;  // tokens of the sequence before the slice
+  int64_t length = 0;    // n, tokens of the slice
+  // Where documents begin inside the sequences of this batch (document_reset: CHUNK); both empty
+  // or undefined otherwise.
+  std::vector<int64_t> starts;  // [B * n] position at which each token's document began
+  Tensor resets;                // [B, chunks that begin in the slice], 0 or 1, the model's dtype
+};
+
+// Means over the tokens and heads of a block call, for the metrics.
+struct BlockStatistics {
+  double theta = 0, eta = 0, alpha = 0;  // mean gates; 0 where the rule has none
+  double state_norm = 0;                 // |W| after the slice, mean over sequences and heads
+  int64_t clamp_hits = 0;
+};
+
+struct BlockResult {
+  Var y;  // [B, n, d]
+  Carry carry;
+};
+
+// Runs layer parameters `p` on x [B, n, d]. No carry: the slice begins the sequence. Throws
+// TensorError. `statistics`, if not null, is filled in (at some cost).
+BlockResult RunBlock(const ModelSpec& spec, const UnitParameters& p, const Var& x,
+                     const std::optional<Carry>& carry, const SliceContext& context,
+                     BlockStatistics* statistics = nullptr);
+
+}  // namespace mnemo

@@ -1,0 +1,72 @@
+// The learned tensors of a model: their names, shapes, first values and order.
+//
+// Names are stable: exports and checkpoints use them. docs/model.md lists them.
+#pragma once
+
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "src/core/tape.h"
+#include "src/model/spec.h"
+
+namespace mnemo {
+
+struct ParameterInfo {
+  std::string name;  // "layers.3.memory.q.weight"
+  Shape shape;
+  int layer = -1;     // -1: outside the layers (embedding, final norm, head)
+  bool decay = true;  // weight decay applies: matrices that multiply activations
+};
+
+// All parameters of a model, in a fixed order: embedding, layers, final norm, head (unless tied).
+std::vector<ParameterInfo> DescribeParameters(const ModelSpec& spec);
+int64_t CountParameters(const ModelSpec& spec);
+
+// Values, or gradients, for every parameter of a model. Copying shares the tensors.
+class ParameterSet {
+ public:
+  ParameterSet() = default;
+  ParameterSet(std::vector<ParameterInfo> infos, std::vector<Tensor> values);
+  // First values: a pure function of (seed, name).
+  static ParameterSet Initialize(const ModelSpec& spec, uint64_t seed, DType dtype,
+                                 Device device = {});
+  static ParameterSet Zeros(const ModelSpec& spec, DType dtype, Device device = {});
+
+  size_t size() const { return values_.size(); }
+  const std::vector<ParameterInfo>& infos() const { return infos_; }
+  const ParameterInfo& info(size_t i) const { return infos_[i]; }
+  const std::vector<Tensor>& values() const { return values_; }
+  const Tensor& operator[](size_t i) const { return values_[i]; }
+  void Set(size_t i, Tensor value);  // shape must match
+  // Index of a name, or -1.
+  int Find(std::string_view name) const;
+  const Tensor& Get(std::string_view name) const;  // MNEMO_CHECKs that it exists
+  // Indices of one layer's parameters (-1: those outside the layers).
+  std::vector<int> OfLayer(int layer) const;
+
+ private:
+  std::vector<ParameterInfo> infos_;
+  std::vector<Tensor> values_;
+  std::map<std::string, int, std::less<>> index_;
+};
+
+// The parameters that one unit of work reads, as Vars: leaves of a tape, or constants.
+class UnitParameters {
+ public:
+  // `tape` null: constants.
+  UnitParameters(const ParameterSet& parameters, int layer, Tape* tape);
+  // By name within the layer ("memory.q.weight"); undefined Var if the model has none.
+  Var Get(std::string_view name) const;
+
+  const std::vector<int>& indices() const { return indices_; }  // into the ParameterSet
+  const std::vector<Var>& vars() const { return vars_; }        // same order
+
+ private:
+  std::vector<int> indices_;
+  std::vector<Var> vars_;
+  std::map<std::string, int, std::less<>> by_name_;
+};
+
+}  // namespace mnemo
