@@ -1,0 +1,219 @@
+#include "src/core/file_system.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "src/core/status.h"
+
+namespace mnemo {
+namespace {
+
+// A failed call: what was tried, on which path, and errno's text.
+absl::Status IoError(const char* what, const std::string& path, int error) {
+  std::string message =
+      fmt::format("cannot {} {}: {}", what, path, std::generic_category().message(error));
+  switch (error) {
+    case ENOENT:
+    case ENOTDIR:
+      return absl::NotFoundError(message);
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return absl::PermissionDeniedError(message);
+    case EEXIST:
+      return absl::AlreadyExistsError(message);
+    case ENOSPC:
+    case EDQUOT:
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
+      return absl::ResourceExhaustedError(message);
+    default:
+      return absl::UnavailableError(message);
+  }
+}
+
+// Repeats a call that a signal interrupted.
+template <typename Call>
+auto Retry(Call&& call) {
+  decltype(call()) result;
+  do {
+    result = call();
+  } while (result < 0 && errno == EINTR);
+  return result;
+}
+
+class FileDescriptor {
+ public:
+  explicit FileDescriptor(int fd) : fd_(fd) {}
+  ~FileDescriptor() { Close(); }
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+  int get() const { return fd_; }
+  // Not repeated after EINTR: Linux has released the descriptor by then.
+  int Close() {
+    int fd = std::exchange(fd_, -1);
+    return fd < 0 ? 0 : ::close(fd);
+  }
+
+ private:
+  int fd_;
+};
+
+class PosixWritableFile final : public WritableFile {
+ public:
+  PosixWritableFile(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
+
+  absl::Status Append(std::string_view bytes) override {
+    if (fd_.get() < 0) return FailedPrecondition("cannot append to {}: it is closed", path_);
+    while (!bytes.empty()) {
+      ssize_t written = Retry([&] { return ::write(fd_.get(), bytes.data(), bytes.size()); });
+      if (written < 0) return IoError("write to", path_, errno);
+      bytes.remove_prefix(written);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Sync() override {
+    if (fd_.get() < 0) return FailedPrecondition("cannot sync {}: it is closed", path_);
+    if (Retry([&] { return ::fsync(fd_.get()); }) < 0) return IoError("sync", path_, errno);
+    return absl::OkStatus();
+  }
+
+  absl::Status Close() override {
+    if (fd_.Close() < 0 && errno != EINTR) return IoError("close", path_, errno);
+    return absl::OkStatus();
+  }
+
+ private:
+  std::string path_;
+  FileDescriptor fd_;
+};
+
+class PosixFileSystem final : public FileSystem {
+ public:
+  absl::StatusOr<std::string> ReadFile(const std::string& path) override {
+    FileDescriptor fd(Retry([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC); }));
+    if (fd.get() < 0) return IoError("open", path, errno);
+    std::string bytes;
+    struct stat info;
+    if (::fstat(fd.get(), &info) == 0 && info.st_size > 0) bytes.reserve(info.st_size + 1);
+    size_t size = 0;
+    for (;;) {  // to the end, whatever the size was when it was asked for
+      bytes.resize(std::max<size_t>(bytes.capacity(), size + 4096));
+      ssize_t got =
+          Retry([&] { return ::read(fd.get(), bytes.data() + size, bytes.size() - size); });
+      if (got < 0) return IoError("read", path, errno);
+      if (got == 0) break;
+      size += got;
+    }
+    bytes.resize(size);
+    return bytes;
+  }
+
+  absl::StatusOr<std::unique_ptr<WritableFile>> Create(const std::string& path) override {
+    return Open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, "create");
+  }
+
+  absl::StatusOr<std::unique_ptr<WritableFile>> OpenAppend(const std::string& path) override {
+    return Open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, "open for appending");
+  }
+
+  absl::StatusOr<int64_t> FileSize(const std::string& path) override {
+    struct stat info;
+    if (::stat(path.c_str(), &info) < 0) return IoError("find the size of", path, errno);
+    return static_cast<int64_t>(info.st_size);
+  }
+
+  bool Exists(const std::string& path) override {
+    struct stat info;
+    return ::stat(path.c_str(), &info) == 0;
+  }
+
+  absl::StatusOr<std::vector<std::string>> List(const std::string& directory) override {
+    std::error_code error;
+    std::vector<std::string> names;
+    std::filesystem::directory_iterator it(directory, error), end;
+    for (; !error && it != end; it.increment(error)) {
+      names.push_back(it->path().filename().string());
+    }
+    if (error) return IoError("list", directory, error.value());
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+
+  absl::Status MakeDirectories(const std::string& path) override {
+    std::error_code error;
+    std::filesystem::create_directories(path, error);
+    if (error) return IoError("create directory", path, error.value());
+    return absl::OkStatus();
+  }
+
+  absl::Status Rename(const std::string& from, const std::string& to) override {
+    if (::rename(from.c_str(), to.c_str()) == 0) return absl::OkStatus();
+    return IoError("rename", fmt::format("{} to {}", from, to), errno);
+  }
+
+  absl::Status Remove(const std::string& path) override {
+    if (::unlink(path.c_str()) < 0) return IoError("remove", path, errno);
+    return absl::OkStatus();
+  }
+
+  absl::Status SyncDirectory(const std::string& path) override {
+    FileDescriptor fd(
+        Retry([&] { return ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); }));
+    if (fd.get() < 0) return IoError("open directory", path, errno);
+    // Some file systems cannot sync a directory and say so; there is nothing more to do then.
+    if (Retry([&] { return ::fsync(fd.get()); }) < 0 && errno != EINVAL && errno != ENOTSUP) {
+      return IoError("sync directory", path, errno);
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::StatusOr<std::unique_ptr<WritableFile>> Open(const std::string& path, int flags,
+                                                     const char* what) {
+    int fd = Retry([&] { return ::open(path.c_str(), flags, 0666); });
+    if (fd < 0) return IoError(what, path, errno);
+    return std::make_unique<PosixWritableFile>(path, fd);
+  }
+};
+
+absl::Status WriteAndSync(FileSystem& fs, const std::string& path, std::string_view bytes) {
+  std::unique_ptr<WritableFile> file;
+  MNEMO_ASSIGN_OR_RETURN(file, fs.Create(path));
+  MNEMO_RETURN_IF_ERROR(file->Append(bytes));
+  MNEMO_RETURN_IF_ERROR(file->Sync());
+  return file->Close();
+}
+
+}  // namespace
+
+FileSystem& FileSystem::Posix() {
+  static PosixFileSystem* fs = new PosixFileSystem;
+  return *fs;
+}
+
+absl::Status WriteFileAtomically(FileSystem& fs, const std::string& path, std::string_view bytes) {
+  std::string temporary = path + ".tmp";
+  absl::Status status = WriteAndSync(fs, temporary, bytes);
+  if (status.ok()) status = fs.Rename(temporary, path);
+  if (!status.ok()) {
+    (void)fs.Remove(temporary);  // the first error is the one to report
+    return status;
+  }
+  std::string directory = std::filesystem::path(path).parent_path().string();
+  return fs.SyncDirectory(directory.empty() ? "." : directory);
+}
+
+}  // namespace mnemo
