@@ -5,6 +5,7 @@
 // carry can be flattened to be sent, kept, differentiated or saved.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "src/core/fused/memory_rule.h"
@@ -48,6 +49,13 @@ void ForEachVar(const ModelSpec& spec, Carry& carry, F&& f) {
     f(carry.segment.read_values);
   }
 }
+
+// The carry's structure after `position` tokens, its Vars still undefined: how many tokens an open
+// chunk, segment or window holds is a function of the position alone.
+Carry CarryLayout(const ModelSpec& spec, int64_t position);
+// A carry as a flat list and back.
+std::vector<Var> FlattenCarry(const ModelSpec& spec, Carry& carry);
+Carry UnflattenCarry(const ModelSpec& spec, int64_t position, std::span<const Var> list);
 
 // Bytes of one layer's carry at a slice boundary of a long sequence (a multiple of the alignment,
 // window full).

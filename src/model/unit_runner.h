@@ -52,17 +52,35 @@ class UnitRunner : public UnitBody {
   const Tensor& Losses(int micro_batch, int64_t slice) const;
   // Sum over everything run so far, in f64.
   double LossSum() const { return loss_sum_; }
-  // Per layer, over the units run so far (options.statistics).
-  const std::vector<BlockStatistics>& Statistics() const { return statistics_; }
+  // Means per layer over the units run forward so far (options.statistics).
+  std::vector<BlockStatistics> Statistics() const;
 
  private:
-  struct Kept;  // what a unit keeps for its backward pass
+  struct Call;      // a block or head call recorded on a tape
+  struct InFlight;  // a slice, from its first unit forward to its last backward
   struct Key {
     int micro_batch;
     int64_t slice;
     auto operator<=>(const Key&) const = default;
   };
-  struct InFlight;  // a slice between its first and last unit
+
+  bool keeps(Rematerialization policy) const {
+    return gradients_ != nullptr && options_.rematerialization == policy;
+  }
+  InFlight& Begin(const Key& key);
+  Tensor Embed(const SliceTokens& tokens) const;
+  std::unique_ptr<Call> RunLayer(int layer, const Tensor& x, const std::vector<Tensor>& carry,
+                                 const SliceContext& context, bool taped,
+                                 BlockStatistics* statistics);
+  std::unique_ptr<Call> RunHead(const Tensor& x, const SliceTokens& tokens, bool taped);
+  void FinishForward(const Key& key, InFlight& slice);
+  void RunAgain(InFlight& slice);
+  // Gradients of a recorded call; those of the parameters are added up, the rest is returned as
+  // the gradient of x and the adjoint of the carry.
+  Tensor Differentiate(Call& call, const Tensor& dy, std::vector<Tensor> carry_adjoint,
+                       std::vector<Tensor>& carry_in_adjoint);
+  void AddGradient(int parameter, const Tensor& gradient);
+  void AddStatistics(int layer, const BlockStatistics& statistics);
 
   const ModelSpec& spec_;
   const ParameterSet& parameters_;
@@ -73,7 +91,8 @@ class UnitRunner : public UnitBody {
   std::map<Key, std::unique_ptr<InFlight>> slices_;
   std::map<Key, Tensor> losses_;
   double loss_sum_ = 0;
-  std::vector<BlockStatistics> statistics_;
+  std::vector<BlockStatistics> statistics_;  // sums
+  std::vector<int64_t> statistics_units_;
 };
 
 }  // namespace mnemo

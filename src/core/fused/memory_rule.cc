@@ -67,6 +67,22 @@ MemoryState InitialMemoryState(const MemoryRule& rule, const MemoryParameters& p
   return state;
 }
 
+void ResetMemoryState(const MemoryRule& rule, const MemoryParameters& parameters,
+                      const Tensor& flags, MemoryState& state) {
+  const Tensor mask = flags.Reshape({flags.dim(0), 1, 1, 1});
+  MemoryState initial = InitialMemoryState(rule, parameters, flags.dim(0));
+  const auto choose = [&mask](MemoryWeights& weights, const MemoryWeights& fresh) {
+    for (size_t i = 0; i < weights.w.size(); ++i) {
+      weights.w[i] = Where(mask, fresh.w[i], weights.w[i]);
+    }
+    for (size_t i = 0; i < weights.c.size(); ++i) {
+      weights.c[i] = Where(mask, fresh.c[i], weights.c[i]);
+    }
+  };
+  choose(state.w, initial.w);
+  choose(state.s, initial.s);
+}
+
 Var MemoryNetwork(const MemoryRule& rule, const MemoryParameters& parameters,
                   const MemoryWeights& weights, const Var& x) {
   Var h = x;

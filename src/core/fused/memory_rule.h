@@ -109,6 +109,10 @@ void ForEachVar(const MemoryRule& rule, MemoryState& state, F&& f) {
 MemoryState InitialMemoryState(const MemoryRule& rule, const MemoryParameters& parameters,
                                int64_t batch);
 
+// Puts W to W_0 and S to 0 for each sequence whose flag (0 or 1; flags [B, 1]) is set.
+void ResetMemoryState(const MemoryRule& rule, const MemoryParameters& parameters,
+                      const Tensor& flags, MemoryState& state);
+
 // f_W(x) for x [B, H, n, f] with weights [B, H, ..].
 Var MemoryNetwork(const MemoryRule& rule, const MemoryParameters& parameters,
                   const MemoryWeights& weights, const Var& x);

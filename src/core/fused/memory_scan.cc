@@ -72,23 +72,6 @@ MemoryTokens Rows(const MemoryTokens& tokens, int64_t begin, int64_t end) {
           Rows(tokens.eta, begin, end), Rows(tokens.alpha, begin, end)};
 }
 
-// Before a chunk whose flag is set the state is W_0 and S = 0, for that sequence.
-void Reset(const MemoryRule& rule, const MemoryParameters& parameters, const Tensor& flags,
-           MemoryState& state) {
-  const Tensor mask = flags.Reshape({flags.dim(0), 1, 1, 1});
-  MemoryState initial = InitialMemoryState(rule, parameters, flags.dim(0));
-  const auto choose = [&mask](MemoryWeights& weights, const MemoryWeights& fresh) {
-    for (size_t i = 0; i < weights.w.size(); ++i) {
-      weights.w[i] = Where(mask, fresh.w[i], weights.w[i]);
-    }
-    for (size_t i = 0; i < weights.c.size(); ++i) {
-      weights.c[i] = Where(mask, fresh.c[i], weights.c[i]);
-    }
-  };
-  choose(state.w, initial.w);
-  choose(state.s, initial.s);
-}
-
 // Chunk after chunk, beginning inside one if state.open is not empty.
 MemoryScanResult ScanChunks(const MemoryRule& rule, const MemoryParameters& parameters,
                             const MemoryTokens& tokens, MemoryState state, const Tensor& resets) {
@@ -98,7 +81,8 @@ MemoryScanResult ScanChunks(const MemoryRule& rule, const MemoryParameters& para
   for (int64_t begin = 0, chunk = 0; begin < count;) {
     const int64_t end = std::min(count, begin + rule.chunk - state.open.count);
     if (state.open.count == 0) {
-      if (resets.defined()) Reset(rule, parameters, resets.Slice(1, chunk, chunk + 1), state);
+      if (resets.defined())
+        ResetMemoryState(rule, parameters, resets.Slice(1, chunk, chunk + 1), state);
       ++chunk;
     }
     reads.push_back(

@@ -1,0 +1,65 @@
+#include "src/model/attention_path.h"
+
+#include <algorithm>
+
+#include "src/core/ops.h"
+
+namespace mnemo {
+
+Var ProjectHeads(const ModelSpec& spec, const UnitParameters& p, const char* name, const Var& x) {
+  return SplitHeads(MatMul(x, Transpose(p.Get(name))), spec.heads);
+}
+
+RotaryTables SlicePositions(const ModelSpec& spec, const SliceContext& context, const Var& like,
+                            int64_t offset, int64_t rows) {
+  const int64_t batch = context.starts.empty() ? 1 : like.dim(0);
+  std::vector<int64_t> positions(batch * rows);
+  for (int64_t b = 0; b < batch; ++b) {
+    for (int64_t t = 0; t < rows; ++t) {
+      const int64_t row = offset + t;
+      const int64_t start = context.starts.empty() ? 0 : context.starts[b * context.length + row];
+      positions[b * rows + t] = context.position + row - start;
+    }
+  }
+  return MakeRotaryTables(positions, batch, spec.head_dim(), spec.rope_base, like.dtype(),
+                          like.device());
+}
+
+PersistentKeys ProjectPersistent(const ModelSpec& spec, const UnitParameters& p) {
+  const Var tokens = p.Get("attention.persistent");
+  if (!tokens.defined()) return {};
+  const Var rows = Reshape(tokens, {1, tokens.dim(0), tokens.dim(1)});
+  return {ProjectHeads(spec, p, "attention.k.weight", rows),
+          ProjectHeads(spec, p, "attention.v.weight", rows)};
+}
+
+Var WindowAttention(const ModelSpec& spec, const UnitParameters& p, const Var& x,
+                    const SliceContext& context, Carry& carry) {
+  const int64_t rows = x.dim(1), kept = carry.window_rows;
+  const RotaryTables tables = SlicePositions(spec, context, x, 0, rows);
+  const Var q = Rotate(ProjectHeads(spec, p, "attention.q.weight", x), tables);
+  const Var k = Rotate(ProjectHeads(spec, p, "attention.k.weight", x), tables);
+  const Var v = ProjectHeads(spec, p, "attention.v.weight", x);
+  const PersistentKeys persistent = ProjectPersistent(spec, p);
+  std::vector<KeyRun> runs;
+  if (kept > 0) runs.push_back({carry.keys, carry.values, context.position - kept});
+  runs.push_back({k, v, context.position});
+  const Var y = Attention(q, persistent.k, persistent.v, runs,
+                          {context.position, spec.window, context.starts});
+  // The next slice sees at most window - 1 tokens before its first.
+  const int64_t total = kept + rows;
+  const int64_t keep = spec.window == 0 ? total : std::min(total, spec.window - 1);
+  const auto last = [&](const Var& before, const Var& now) {
+    if (keep <= rows) return Slice(now, 2, rows - keep, rows);
+    const Var parts[] = {Slice(before, 2, total - keep, kept), now};
+    return Concat(parts, 2);
+  };
+  if (keep > 0) {
+    carry.keys = last(carry.keys, k);
+    carry.values = last(carry.values, v);
+  }
+  carry.window_rows = keep;
+  return MergeHeads(y);
+}
+
+}  // namespace mnemo

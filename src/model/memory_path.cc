@@ -1,0 +1,124 @@
+#include "src/model/memory_path.h"
+
+#include <algorithm>
+
+#include "src/core/fused/layers.h"
+#include "src/core/ops.h"
+
+namespace mnemo {
+namespace {
+
+// sigmoid(x w^T + bias) * maximum as [B, H, n, 1].
+Var GateHead(const UnitParameters& p, const std::string& name, const Var& x, double maximum) {
+  const Var z = Add(MatMul(x, Transpose(p.Get(name + ".weight"))), p.Get(name + ".bias"));
+  const Var gate = Scale(Sigmoid(z), maximum);  // [B, n, H]
+  return Reshape(Permute(gate, {0, 2, 1}), {x.dim(0), gate.dim(2), x.dim(1), 1});
+}
+
+// The last rows of (before, x) along the token axis: what the next slice's convolution needs.
+Var Tail(const Var& before, const Var& x) {
+  const int64_t rows = before.dim(1);
+  if (x.dim(1) >= rows) return Slice(x, 1, x.dim(1) - rows, x.dim(1));
+  const Var parts[] = {Slice(before, 1, x.dim(1), rows), x};
+  return Concat(parts, 1);
+}
+
+// How many rows of its document each of n rows may see, itself included; empty if no document
+// begins late enough to matter.
+std::vector<int64_t> Reach(const SliceContext& context, int64_t batch, int64_t offset,
+                           int64_t rows) {
+  if (context.starts.empty()) return {};
+  std::vector<int64_t> reach(batch * rows);
+  for (int64_t b = 0; b < batch; ++b) {
+    for (int64_t t = 0; t < rows; ++t) {
+      const int64_t row = offset + t;
+      reach[b * rows + t] = context.position + row - context.starts[b * context.length + row] + 1;
+    }
+  }
+  return reach;
+}
+
+// The reset flags of the chunks that begin in rows [offset, offset + rows) of the slice.
+Tensor ResetsOf(const ModelSpec& spec, const SliceContext& context, int64_t offset, int64_t rows) {
+  if (!context.resets.defined()) return {};
+  const int64_t chunk = spec.rule.chunk, first = context.position + offset;
+  const auto begun_before = [chunk](int64_t position) { return (position + chunk - 1) / chunk; };
+  const int64_t base = begun_before(context.position);
+  return context.resets.Slice(1, begun_before(first) - base, begun_before(first + rows) - base);
+}
+
+double MeanOf(const Var& x) {
+  if (!x.defined()) return 0;
+  return SumAll(Cast(x.Detach(), DType::kF64)).value().Item() /
+         static_cast<double>(x.value().elements());
+}
+
+}  // namespace
+
+MemoryParameters MemoryParametersOf(const ModelSpec& spec, const UnitParameters& p) {
+  MemoryParameters result;
+  for (int i = 0; i < spec.rule.depth; ++i) {
+    result.initial.w.push_back(p.Get("memory.initial.w" + std::to_string(i)));
+    if (spec.rule.biases) result.initial.c.push_back(p.Get("memory.initial.c" + std::to_string(i)));
+  }
+  result.norm_weight = p.Get("memory.norm.weight");
+  result.norm_bias = p.Get("memory.norm.bias");
+  result.row_scale = p.Get("memory.row_scale");
+  return result;
+}
+
+void BeginMemory(const ModelSpec& spec, const UnitParameters& p, const Var& x, Carry& carry) {
+  carry.memory = InitialMemoryState(spec.rule, MemoryParametersOf(spec, p), x.dim(0));
+  const int64_t rows = p.Get("memory.q_conv.weight").dim(1) - 1;
+  const Var zeros(Tensor::Zeros({x.dim(0), rows, spec.width}, x.dtype(), x.device()));
+  carry.conv_q = carry.conv_k = carry.conv_v = zeros;
+}
+
+Gates ComputeGates(const ModelSpec& spec, const UnitParameters& p, const Var& x) {
+  Gates gates;
+  gates.theta = GateHead(p, "memory.theta", x, spec.gates.theta_max);
+  if (spec.rule.momentum) {
+    gates.eta = GateHead(p, "memory.eta", x, spec.gates.eta_max);
+    if (spec.gates.average_surprise) gates.theta = Mul(gates.theta, Affine(gates.eta, -1, 1));
+  }
+  if (spec.rule.forgetting != Forgetting::kNever) {
+    gates.alpha = GateHead(p, "memory.alpha", x, spec.gates.alpha_max);
+  }
+  return gates;
+}
+
+Var WriteAndRead(const ModelSpec& spec, const UnitParameters& p, const Var& x, int64_t offset,
+                 const SliceContext& context, Carry& carry, BlockStatistics* statistics) {
+  const int64_t rows = x.dim(1), normalized = spec.normalize_qk ? spec.heads : 0;
+  const std::vector<int64_t> reach = Reach(context, x.dim(0), offset, rows);
+  const auto convolve = [&](const char* name, const Var& projected, Var& before, int64_t heads) {
+    const std::string weight = std::string("memory.") + name + "_conv.weight";
+    const Var y = ConvSiluNorm(before, projected, p.Get(weight), heads, spec.epsilon, reach);
+    before = Tail(before, projected);
+    return SplitHeads(y, spec.heads);
+  };
+  const Var q = MatMul(x, Transpose(p.Get("memory.q.weight")));
+  const Var k = spec.shared_qk_projection ? q : MatMul(x, Transpose(p.Get("memory.k.weight")));
+  const Var v = MatMul(x, Transpose(p.Get("memory.v.weight")));
+  const Gates gates = ComputeGates(spec, p, x);
+  const MemoryTokens tokens{.q = convolve("q", q, carry.conv_q, normalized),
+                            .k = convolve("k", k, carry.conv_k, normalized),
+                            .v = convolve("v", v, carry.conv_v, 0),
+                            .theta = gates.theta,
+                            .eta = gates.eta,
+                            .alpha = gates.alpha};
+  MemoryScanResult result = MemoryScan(spec.rule, MemoryParametersOf(spec, p), tokens, carry.memory,
+                                       ResetsOf(spec, context, offset, rows));
+  carry.memory = std::move(result.state);
+  if (statistics != nullptr) {
+    statistics->theta += MeanOf(gates.theta) * static_cast<double>(rows);
+    statistics->eta += MeanOf(gates.eta) * static_cast<double>(rows);
+    statistics->alpha += MeanOf(gates.alpha) * static_cast<double>(rows);
+    if (result.clamp_hits.defined()) {
+      statistics->clamp_hits += static_cast<int64_t>(result.clamp_hits.Item());
+    }
+  }
+  return MergeHeads(result.y);
+}
+
+}  // namespace mnemo

@@ -1,0 +1,55 @@
+#include "src/model/mixers.h"
+
+#include "src/core/fused/layers.h"
+#include "src/core/ops.h"
+#include "src/model/attention_path.h"
+#include "src/model/memory_path.h"
+
+namespace mnemo {
+namespace {
+
+Var ReadNorm(const MixerCall& call, const Var& y) {
+  return RmsNorm(y, call.p.Get("memory.read_norm.weight"), call.spec.heads, call.spec.epsilon);
+}
+
+Var Project(const MixerCall& call, const char* name, const Var& x) {
+  return MatMul(x, Transpose(call.p.Get(name)));
+}
+
+Var Memory(const MixerCall& call, const Var& x) {
+  return WriteAndRead(call.spec, call.p, x, 0, call.context, call.carry, call.statistics);
+}
+
+}  // namespace
+
+Var GatedRead(const MixerCall& call, const Var& x, const Var& y) {
+  const Var gate = Project(call, "output_gate.weight", x);
+  const Var read = ReadNorm(call, y);
+  return call.spec.output_gate == MemoryActivation::kSilu ? SwiGlu(gate, read)
+                                                          : Mul(Gelu(gate), read);
+}
+
+Var LmmMixer(const MixerCall& call, const Var& x) {
+  return Project(call, "output.weight", GatedRead(call, x, Memory(call, x)));
+}
+
+Var MagMixer(const MixerCall& call, const Var& x) {
+  const Var a = WindowAttention(call.spec, call.p, x, call.context, call.carry);
+  const Var attended =
+      RmsNorm(a, call.p.Get("attention.norm.weight"), call.spec.heads, call.spec.epsilon);
+  const Var gate = Sigmoid(ReadNorm(call, Memory(call, x)));
+  return Project(call, "output.weight", Mul(attended, gate));
+}
+
+Var MalMixer(const MixerCall& call, const Var& x) {
+  const Var m = Project(call, "memory.output.weight", GatedRead(call, x, Memory(call, x)));
+  const Var a = WindowAttention(call.spec, call.p, m, call.context, call.carry);
+  return Project(call, "output.weight", a);
+}
+
+Var TransformerMixer(const MixerCall& call, const Var& x) {
+  const Var a = WindowAttention(call.spec, call.p, x, call.context, call.carry);
+  return Project(call, "output.weight", a);
+}
+
+}  // namespace mnemo

@@ -1,0 +1,129 @@
+#include "src/model/parameters.h"
+
+#include <cmath>
+
+#include "src/core/random.h"
+#include "src/model/parameter_layout.h"
+
+namespace mnemo {
+namespace {
+
+// Initial biases of alpha's gate: alpha_max * sigmoid(bias_h) is log-spaced over the heads from
+// alpha_first to alpha_last.
+std::vector<double> AlphaBiases(const ModelSpec& spec) {
+  const GateSpec& gates = spec.gates;
+  std::vector<double> biases(spec.heads);
+  for (int64_t h = 0; h < spec.heads; ++h) {
+    const double part =
+        spec.heads == 1 ? 0 : static_cast<double>(h) / static_cast<double>(spec.heads - 1);
+    const double alpha =
+        std::exp((1 - part) * std::log(gates.alpha_first) + part * std::log(gates.alpha_last));
+    const double share = alpha / gates.alpha_max;
+    biases[h] = std::log(share / (1 - share));
+  }
+  return biases;
+}
+
+Tensor FirstTensor(const ModelSpec& spec, const ParameterDescription& description, uint64_t seed,
+                   DType dtype, Device device) {
+  const Shape& shape = description.info.shape;
+  switch (description.first.kind) {
+    case FirstValues::Kind::kConstant:
+      return Tensor::Full(shape, description.first.value, dtype, device);
+    case FirstValues::Kind::kLogSpacedAlpha:
+      return Tensor::FromHost(AlphaBiases(spec), shape, dtype, device);
+    case FirstValues::Kind::kNormal:
+      break;
+  }
+  const RandomStream stream(seed, 0, "init/" + description.info.name);
+  std::vector<float> values(ElementCount(shape));
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = static_cast<float>(description.first.value * stream.Normal(i));
+  }
+  return Tensor::FromHost(values, shape, dtype, device);
+}
+
+}  // namespace
+
+std::vector<ParameterInfo> DescribeParameters(const ModelSpec& spec) {
+  std::vector<ParameterInfo> infos;
+  for (ParameterDescription& description : LayOutParameters(spec)) {
+    infos.push_back(std::move(description.info));
+  }
+  return infos;
+}
+
+int64_t CountParameters(const ModelSpec& spec) {
+  int64_t count = 0;
+  for (const ParameterInfo& info : DescribeParameters(spec)) count += ElementCount(info.shape);
+  return count;
+}
+
+ParameterSet::ParameterSet(std::vector<ParameterInfo> infos, std::vector<Tensor> values)
+    : infos_(std::move(infos)), values_(std::move(values)) {
+  MNEMO_CHECK(infos_.size() == values_.size());
+  for (size_t i = 0; i < infos_.size(); ++i) {
+    MNEMO_CHECK(values_[i].shape() == infos_[i].shape, "{}: shape {}", infos_[i].name,
+                ToString(values_[i].shape()));
+    index_[infos_[i].name] = static_cast<int>(i);
+  }
+}
+
+ParameterSet ParameterSet::Initialize(const ModelSpec& spec, uint64_t seed, DType dtype,
+                                      Device device) {
+  std::vector<Tensor> values;
+  for (const ParameterDescription& description : LayOutParameters(spec)) {
+    values.push_back(FirstTensor(spec, description, seed, dtype, device));
+  }
+  return ParameterSet(DescribeParameters(spec), std::move(values));
+}
+
+ParameterSet ParameterSet::Zeros(const ModelSpec& spec, DType dtype, Device device) {
+  std::vector<ParameterInfo> infos = DescribeParameters(spec);
+  std::vector<Tensor> values;
+  for (const ParameterInfo& info : infos) {
+    values.push_back(Tensor::Zeros(info.shape, dtype, device));
+  }
+  return ParameterSet(std::move(infos), std::move(values));
+}
+
+void ParameterSet::Set(size_t i, Tensor value) {
+  MNEMO_CHECK(value.shape() == infos_[i].shape, "{}: shape {}", infos_[i].name,
+              ToString(value.shape()));
+  values_[i] = std::move(value);
+}
+
+int ParameterSet::Find(std::string_view name) const {
+  const auto found = index_.find(name);
+  return found == index_.end() ? -1 : found->second;
+}
+
+const Tensor& ParameterSet::Get(std::string_view name) const {
+  const int i = Find(name);
+  MNEMO_CHECK(i >= 0, "no parameter named {}", name);
+  return values_[i];
+}
+
+std::vector<int> ParameterSet::OfLayer(int layer) const {
+  std::vector<int> indices;
+  for (size_t i = 0; i < infos_.size(); ++i) {
+    if (infos_[i].layer == layer) indices.push_back(static_cast<int>(i));
+  }
+  return indices;
+}
+
+UnitParameters::UnitParameters(const ParameterSet& parameters, int layer, Tape* tape)
+    : indices_(parameters.OfLayer(layer)) {
+  const std::string prefix = layer < 0 ? "" : "layers." + std::to_string(layer) + ".";
+  for (const int i : indices_) {
+    by_name_[parameters.info(i).name.substr(prefix.size())] = static_cast<int>(vars_.size());
+    vars_.push_back(tape == nullptr ? Var(parameters[i]) : tape->Leaf(parameters[i]));
+  }
+}
+
+Var UnitParameters::Get(std::string_view name) const {
+  const auto found = by_name_.find(name);
+  return found == by_name_.end() ? Var() : vars_[found->second];
+}
+
+}  // namespace mnemo

@@ -1,0 +1,228 @@
+#include "src/model/unit_runner.h"
+
+#include "src/core/backend.h"
+#include "src/core/fused/cross_entropy.h"
+#include "src/core/fused/layers.h"
+#include "src/core/ops.h"
+
+namespace mnemo {
+namespace {
+
+// The parameters outside the layers, as UnitParameters counts them.
+constexpr int kOutside = -1;
+
+Var HeadWeight(const ModelSpec& spec, const UnitParameters& p) {
+  return p.Get(spec.tied_embeddings ? "embedding.weight" : "head.weight");
+}
+
+}  // namespace
+
+// A call whose outputs can be differentiated if it was taped.
+struct UnitRunner::Call {
+  Tape tape;
+  std::optional<UnitParameters> parameters;
+  Var x;
+  std::vector<Var> carry_in;
+  Var y;  // [B, n, d]; of the head: losses [B * n, 1]
+  std::vector<Var> carry_out;
+};
+
+struct UnitRunner::InFlight {
+  SliceTokens tokens;
+  Tensor x;   // forward: the next layer's input; after the last layer, the head's
+  Tensor dx;  // backward: gradient of what the next unit put out
+  // What each layer, and last the head, keeps for the backward pass; empty entries are not kept.
+  std::vector<Tensor> inputs;
+  std::vector<std::vector<Tensor>> carries;
+  std::vector<std::unique_ptr<Call>> calls;
+};
+
+UnitRunner::UnitRunner(const ModelSpec& spec, const ParameterSet& parameters, TokenSource& source,
+                       int layers, const WavefrontOptions& options, ParameterSet* gradients)
+    : spec_(spec),
+      parameters_(parameters),
+      source_(source),
+      layers_(layers),
+      options_(options),
+      gradients_(gradients),
+      statistics_(layers),
+      statistics_units_(layers) {}
+
+UnitRunner::~UnitRunner() = default;
+
+UnitRunner::InFlight& UnitRunner::Begin(const Key& key) {
+  auto slice = std::make_unique<InFlight>();
+  slice->tokens = source_.Get(key.micro_batch, key.slice);
+  slice->x = Embed(slice->tokens);
+  slice->inputs.resize(layers_ + 1);
+  slice->carries.resize(layers_);
+  slice->calls.resize(layers_ + 1);
+  return *(slices_[key] = std::move(slice));
+}
+
+Tensor UnitRunner::Embed(const SliceTokens& tokens) const {
+  const Var rows = GatherRows(Var(parameters_.Get("embedding.weight")), tokens.tokens);
+  return rows.value().Reshape({options_.batch, tokens.context.length, spec_.width});
+}
+
+std::unique_ptr<UnitRunner::Call> UnitRunner::RunLayer(int layer, const Tensor& x,
+                                                       const std::vector<Tensor>& carry,
+                                                       const SliceContext& context, bool taped,
+                                                       BlockStatistics* statistics) {
+  auto call = std::make_unique<Call>();
+  const auto leaf = [&](const Tensor& value) {
+    return taped ? call->tape.Leaf(value) : Var(value);
+  };
+  call->parameters.emplace(parameters_, layer, taped ? &call->tape : nullptr);
+  call->x = leaf(x);
+  for (const Tensor& part : carry) call->carry_in.push_back(leaf(part));
+  std::optional<Carry> carry_in;
+  if (context.position > 0) {
+    carry_in = UnflattenCarry(spec_, context.position, call->carry_in);
+  }
+  BlockResult result = RunBlock(spec_, *call->parameters, call->x, carry_in, context, statistics);
+  call->y = result.y;
+  call->carry_out = FlattenCarry(spec_, result.carry);
+  return call;
+}
+
+std::unique_ptr<UnitRunner::Call> UnitRunner::RunHead(const Tensor& x, const SliceTokens& tokens,
+                                                      bool taped) {
+  auto call = std::make_unique<Call>();
+  call->parameters.emplace(parameters_, kOutside, taped ? &call->tape : nullptr);
+  call->x = taped ? call->tape.Leaf(x) : Var(x);
+  const Var rows = RmsNorm(call->x, call->parameters->Get("final_norm.weight"), 1, spec_.epsilon);
+  call->y = CrossEntropy(Reshape(rows, {-1, spec_.width}), HeadWeight(spec_, *call->parameters),
+                         tokens.targets, options_.vocabulary_tile);
+  return call;
+}
+
+std::vector<Tensor> UnitRunner::Forward(const Unit& unit, std::vector<Tensor> carry) {
+  const Key key{unit.micro_batch, unit.slice};
+  InFlight& slice = unit.layer == 0 ? Begin(key) : *slices_.at(key);
+  BlockStatistics statistics;
+  std::unique_ptr<Call> call =
+      RunLayer(unit.layer, slice.x, carry, slice.tokens.context, keeps(Rematerialization::kKeepAll),
+               options_.statistics ? &statistics : nullptr);
+  if (options_.statistics) AddStatistics(unit.layer, statistics);
+  std::vector<Tensor> carry_out;
+  for (const Var& part : call->carry_out) carry_out.push_back(part.value().Contiguous());
+  if (keeps(Rematerialization::kUnits)) slice.inputs[unit.layer] = slice.x;
+  if (gradients_ != nullptr) slice.carries[unit.layer] = std::move(carry);
+  slice.x = call->y.value();
+  if (keeps(Rematerialization::kKeepAll)) slice.calls[unit.layer] = std::move(call);
+  if (unit.layer + 1 == layers_) FinishForward(key, slice);
+  return carry_out;
+}
+
+void UnitRunner::FinishForward(const Key& key, InFlight& slice) {
+  std::unique_ptr<Call> head = RunHead(slice.x, slice.tokens, keeps(Rematerialization::kKeepAll));
+  losses_[key] = head->y.value();
+  loss_sum_ += SumAll(Cast(head->y.Detach(), DType::kF64)).value().Item();
+  if (keeps(Rematerialization::kKeepAll)) slice.calls[layers_] = std::move(head);
+  if (keeps(Rematerialization::kUnits)) slice.inputs[layers_] = slice.x;
+  slice.x = Tensor();
+  if (gradients_ == nullptr) slices_.erase(key);
+}
+
+// The slice once more through all layers without a tape, keeping each layer's input.
+void UnitRunner::RunAgain(InFlight& slice) {
+  Tensor x = Embed(slice.tokens);
+  for (int layer = 0; layer < layers_; ++layer) {
+    slice.inputs[layer] = x;
+    x = RunLayer(layer, x, slice.carries[layer], slice.tokens.context, false, nullptr)->y.value();
+  }
+  slice.inputs[layers_] = x;
+}
+
+std::vector<Tensor> UnitRunner::Backward(const Unit& unit, std::vector<Tensor> carry_adjoint) {
+  MNEMO_CHECK(gradients_ != nullptr, "this runner was made for the forward pass only");
+  const Key key{unit.micro_batch, unit.slice};
+  InFlight& slice = *slices_.at(key);
+  std::vector<Tensor> unused, carry_in_adjoint;
+  if (unit.layer + 1 == layers_) {
+    if (options_.rematerialization == Rematerialization::kSlices) RunAgain(slice);
+    std::unique_ptr<Call> head = std::move(slice.calls[layers_]);
+    if (head == nullptr) head = RunHead(slice.inputs[layers_], slice.tokens, true);
+    const Tensor seed =
+        Tensor::Full(head->y.shape(), options_.loss_scale, head->y.dtype(), head->y.device());
+    slice.dx = Differentiate(*head, seed, {}, unused);
+    slice.inputs[layers_] = Tensor();
+  }
+  std::unique_ptr<Call> call = std::move(slice.calls[unit.layer]);
+  if (call == nullptr) {
+    call = RunLayer(unit.layer, slice.inputs[unit.layer], slice.carries[unit.layer],
+                    slice.tokens.context, true, nullptr);
+  }
+  slice.inputs[unit.layer] = Tensor();
+  slice.carries[unit.layer].clear();
+  slice.dx = Differentiate(*call, slice.dx, std::move(carry_adjoint), carry_in_adjoint);
+  if (unit.layer == 0) {
+    const int embedding = parameters_.Find("embedding.weight");
+    const Var rows(slice.dx.Reshape({-1, spec_.width}));
+    AddGradient(embedding, ScatterAddRows(rows, slice.tokens.tokens, spec_.vocabulary).value());
+    slices_.erase(key);
+  }
+  return carry_in_adjoint;
+}
+
+Tensor UnitRunner::Differentiate(Call& call, const Tensor& dy, std::vector<Tensor> carry_adjoint,
+                                 std::vector<Tensor>& carry_in_adjoint) {
+  MNEMO_CHECK(carry_adjoint.empty() || carry_adjoint.size() == call.carry_out.size());
+  std::vector<Var> outputs{call.y};
+  std::vector<Tensor> seeds{dy};
+  for (size_t i = 0; i < carry_adjoint.size(); ++i) {
+    outputs.push_back(call.carry_out[i]);
+    seeds.push_back(std::move(carry_adjoint[i]));
+  }
+  std::vector<Var> wrt = call.parameters->vars();
+  const size_t count = wrt.size();
+  wrt.push_back(call.x);
+  wrt.insert(wrt.end(), call.carry_in.begin(), call.carry_in.end());
+  std::vector<Tensor> gradients = call.tape.Gradient(outputs, seeds, wrt);
+  for (size_t i = 0; i < count; ++i) {
+    if (gradients[i].defined()) AddGradient(call.parameters->indices()[i], gradients[i]);
+  }
+  for (size_t i = 0; i < call.carry_in.size(); ++i) {
+    Tensor& adjoint = gradients[count + 1 + i];
+    const Tensor& value = call.carry_in[i].value();
+    carry_in_adjoint.push_back(adjoint.defined()
+                                   ? adjoint.Contiguous()
+                                   : Tensor::Zeros(value.shape(), value.dtype(), value.device()));
+  }
+  return gradients[count];
+}
+
+void UnitRunner::AddGradient(int parameter, const Tensor& gradient) {
+  const Tensor& sum = (*gradients_)[parameter];
+  Backend::For(sum.device()).Binary(BinaryOp::kAdd, sum, gradient, sum);
+}
+
+void UnitRunner::AddStatistics(int layer, const BlockStatistics& statistics) {
+  BlockStatistics& sum = statistics_[layer];
+  sum.theta += statistics.theta;
+  sum.eta += statistics.eta;
+  sum.alpha += statistics.alpha;
+  sum.state_norm += statistics.state_norm;
+  sum.clamp_hits += statistics.clamp_hits;
+  ++statistics_units_[layer];
+}
+
+std::vector<BlockStatistics> UnitRunner::Statistics() const {
+  std::vector<BlockStatistics> means = statistics_;
+  for (size_t layer = 0; layer < means.size(); ++layer) {
+    if (statistics_units_[layer] == 0) continue;
+    const double units = static_cast<double>(statistics_units_[layer]);
+    means[layer].theta /= units;
+    means[layer].eta /= units;
+    means[layer].alpha /= units;
+    means[layer].state_norm /= units;
+  }
+  return means;
+}
+
+const Tensor& UnitRunner::Losses(int micro_batch, int64_t slice) const {
+  return losses_.at({micro_batch, slice});
+}
+
+}  // namespace mnemo
