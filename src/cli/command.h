@@ -1,0 +1,49 @@
+// The frame of the `mnemo` command line. One subcommand is one file, src/cli/NAME_command.cc, with
+// one function that declares its flags and says what it does:
+//
+//   void AddExportCommand(CLI::App& app, Action& chosen) {
+//     auto options = std::make_shared<ExportOptions>();
+//     CLI::App* command = app.add_subcommand("export", "Write a model's weights as safetensors.");
+//     command->add_option("--out", options->out, "Directory to write")->required();
+//     command->add_option("--tile", options->tile, "Columns held at once")->capture_default_str();
+//     command->callback([&chosen, options] { chosen = [options] { return Export(*options); }; });
+//   }
+//
+// To add one: write the file, add it to src/cli/CMakeLists.txt, declare its function below and
+// list it in kCommands in main.cc. A help text names the unit of every number, and
+// capture_default_str() shows the default. A command only parses and prints: what it does lives in
+// the folders below.
+//
+// Commands run after the whole line has been parsed. Results go to stdout; logs, progress and
+// errors to stderr.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <span>
+#include <string_view>
+
+#include "absl/status/status.h"
+
+namespace mnemo {
+
+// What a parsed command line does.
+using Action = std::function<absl::Status()>;
+
+// Adds a subcommand to `app`; when that subcommand is given, its callback sets `chosen`. Both
+// outlive the parsing and the action.
+using AddCommand = void (*)(CLI::App& app, Action& chosen);
+
+// Exit codes.
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitError = 1;  // the command failed: `mnemo: error: ...` on stderr
+inline constexpr int kExitUsage = 2;  // the line made no sense: `mnemo: usage: ...` on stderr
+
+// Parses, runs and reports. Exceptions that escape an action are reported like a failed Status. An
+// error is one line, except that a Status which lists several problems keeps one line for each.
+int RunCommandLine(int argc, const char* const* argv, std::span<const AddCommand> commands);
+
+// `mnemo 0.1.0, commit 0123456789ab, Release, GNU 12.2.0`.
+std::string_view VersionText();
+
+}  // namespace mnemo

@@ -1,0 +1,110 @@
+#include "src/cli/command.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <spdlog/spdlog.h>
+
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "src/core/status.h"
+
+namespace mnemo {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
+
+void AddCountCommand(CLI::App& app, Action& chosen) {
+  auto number = std::make_shared<int>(7);
+  CLI::App* command = app.add_subcommand("count", "Counts.");
+  command->add_option("--to", *number, "Last number (tokens)")->capture_default_str();
+  command->callback([&chosen, number] {
+    chosen = [number]() -> absl::Status {
+      switch (*number) {
+        case 0:
+          return InvalidArgument("cannot count to {}", *number);
+        case 1:
+          throw TensorError(absl::InvalidArgumentError("bad shape"));
+        case 2:
+          throw std::bad_alloc();
+        case 3:
+          throw std::runtime_error("odd");
+        default:
+          break;
+      }
+      std::printf("counted to %d\n", *number);
+      return absl::OkStatus();
+    };
+  });
+}
+
+struct Result {
+  int code;
+  std::string out, err;
+};
+
+Result RunMnemo(std::vector<const char*> words) {
+  constexpr AddCommand kCommands[] = {AddCountCommand};
+  words.insert(words.begin(), "mnemo");
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  const int code = RunCommandLine(static_cast<int>(words.size()), words.data(), kCommands);
+  return {code, testing::internal::GetCapturedStdout(), testing::internal::GetCapturedStderr()};
+}
+
+TEST(CommandTest, RunsTheChosenCommandWithItsDefault) {
+  const Result result = RunMnemo({"count"});
+  EXPECT_EQ(result.code, kExitOk);
+  EXPECT_EQ(result.out, "counted to 7\n");
+  EXPECT_EQ(result.err, "");
+}
+
+TEST(CommandTest, FailuresAreOneLineOnStderrAndExitOne) {
+  const Result result = RunMnemo({"count", "--to", "0"});
+  EXPECT_EQ(result.code, kExitError);
+  EXPECT_EQ(result.err, "mnemo: error: cannot count to 0\n");
+  EXPECT_EQ(result.out, "");
+  EXPECT_EQ(RunMnemo({"count", "--to", "1"}).err, "mnemo: error: bad shape\n");
+  EXPECT_THAT(RunMnemo({"count", "--to", "2"}).err, HasSubstr("mnemo: error: out of memory"));
+  EXPECT_EQ(RunMnemo({"count", "--to", "3"}).err, "mnemo: error: unexpected: odd\n");
+  EXPECT_EQ(RunMnemo({"count", "--to", "3"}).code, kExitError);
+}
+
+TEST(CommandTest, UsageErrorsAreOneLineAndExitTwo) {
+  const std::vector<std::vector<const char*>> lines = {{},
+                                                       {"cuont"},
+                                                       {"count", "--too", "4"},
+                                                       {"count", "--to", "x"},
+                                                       {"--log-level", "loud", "count"}};
+  for (const auto& words : lines) {
+    const Result result = RunMnemo(words);
+    EXPECT_EQ(result.code, kExitUsage);
+    EXPECT_THAT(result.err, MatchesRegex("mnemo: usage: [^\n]* --help. lists what there is\\)\n"));
+    EXPECT_EQ(result.out, "");
+  }
+  EXPECT_THAT(RunMnemo({"count", "--to", "x"}).err, HasSubstr("`mnemo count --help`"));
+}
+
+TEST(CommandTest, HelpShowsDefaultsAndVersionShowsTheCommit) {
+  const Result help = RunMnemo({"count", "--help"});
+  EXPECT_EQ(help.code, kExitOk);
+  EXPECT_THAT(help.out, HasSubstr("Last number (tokens)"));
+  EXPECT_THAT(help.out, HasSubstr("=7"));
+  EXPECT_THAT(RunMnemo({"--help"}).out, HasSubstr("count"));
+  const Result version = RunMnemo({"--version"});
+  EXPECT_EQ(version.code, kExitOk);
+  EXPECT_THAT(version.out, MatchesRegex("mnemo [0-9.]+, commit [0-9a-z-]+, .+, .+\n"));
+}
+
+TEST(CommandTest, LogLevelMayFollowTheCommandAndLogsGoToStderr) {
+  EXPECT_EQ(RunMnemo({"count", "--log-level", "error"}).code, kExitOk);
+  EXPECT_EQ(spdlog::get_level(), spdlog::level::err);
+  EXPECT_EQ(RunMnemo({"count"}).code, kExitOk);
+  EXPECT_EQ(spdlog::default_logger()->level(), spdlog::level::info);
+}
+
+}  // namespace
+}  // namespace mnemo
