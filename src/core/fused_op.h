@@ -10,6 +10,7 @@
 #include <atomic>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <span>
 #include <string>
@@ -61,12 +62,12 @@ class FusedOp : public FusedOpBase {
   using Composed = std::vector<Var> (*)(std::span<const Var>, const Attributes&);
   struct Kernel {
     std::function<bool(std::span<const Tensor> inputs, const Attributes&)> accepts;
-    // Returns the outputs; appends to `saved` what backward needs beyond inputs and outputs, if
-    // `saved` is not null (null: no derivative will be asked for).
+    // Returns the outputs; appends to `saved` what backward needs beyond the inputs, if `saved` is
+    // not null (null: no derivative will be asked for).
     std::function<std::vector<Tensor>(std::span<const Tensor> inputs, const Attributes&,
                                       std::vector<Tensor>* saved)>
         forward;
-    // Gradients of the inputs, undefined where not needed.
+    // Gradients of the inputs, undefined where not needed. Output gradients are never undefined.
     std::function<std::vector<Tensor>(
         std::span<const Tensor> inputs, const Attributes&, std::span<const Tensor> saved,
         std::span<const Tensor> output_gradients, const std::vector<bool>& needs)>
@@ -76,7 +77,9 @@ class FusedOp : public FusedOpBase {
   FusedOp(std::string name, Composed composed)
       : FusedOpBase(std::move(name)), composed_(composed) {}
 
-  void Register(DeviceType device, Kernel kernel) { kernels_[device] = std::move(kernel); }
+  void Register(DeviceType device, Kernel kernel) {
+    kernels_[device] = std::make_shared<const Kernel>(std::move(kernel));
+  }
   void Unregister(DeviceType device) { kernels_.erase(device); }
 
   std::vector<Var> Compose(std::span<const Var> inputs, const Attributes& attributes) const {
@@ -95,13 +98,13 @@ class FusedOp : public FusedOpBase {
       values.push_back(input.value());
       tracked = tracked || input.tracked();
     }
-    const Kernel& kernel = found->second;
-    if (!Decide(true, kernel.accepts(values, attributes))) return composed_(inputs, attributes);
+    const std::shared_ptr<const Kernel> kernel = found->second;
+    if (!Decide(true, kernel->accepts(values, attributes))) return composed_(inputs, attributes);
     std::vector<Tensor> saved;
-    std::vector<Tensor> outputs = kernel.forward(values, attributes, tracked ? &saved : nullptr);
+    std::vector<Tensor> outputs = kernel->forward(values, attributes, tracked ? &saved : nullptr);
     return Tape::Record(Primitive::kFused, inputs, std::move(outputs), {.inputs = kSaveAll},
-                        [&kernel, attributes, saved, count = inputs.size()](VjpContext& context) {
-                          Backward(kernel, attributes, saved, count, context);
+                        [kernel, attributes, saved, count = inputs.size()](VjpContext& context) {
+                          Backward(*kernel, attributes, saved, count, context);
                         });
   }
 
@@ -125,7 +128,7 @@ class FusedOp : public FusedOpBase {
   }
 
   Composed composed_;
-  std::map<DeviceType, Kernel> kernels_;
+  std::map<DeviceType, std::shared_ptr<const Kernel>> kernels_;
 };
 
 }  // namespace mnemo

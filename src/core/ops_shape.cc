@@ -70,9 +70,12 @@ Var Reshape(const Var& x, const Shape& shape) {
 }
 
 Var Permute(const Var& x, std::span<const int> order) {
+  Tensor out = x.value().Permute(order);  // which checks the order
   std::vector<int> inverse(order.size());
-  for (size_t i = 0; i < order.size(); ++i) inverse[order[i]] = static_cast<int>(i);
-  return RecordOne(Primitive::kPermute, {x}, x.value().Permute(order), {},
+  for (size_t i = 0; i < order.size(); ++i) {
+    inverse[NormalizeAxis(x, order[i], "permute")] = static_cast<int>(i);
+  }
+  return RecordOne(Primitive::kPermute, {x}, std::move(out), {},
                    [inverse](VjpContext& c) { c.Set(0, Permute(c.grad(), inverse)); });
 }
 

@@ -93,6 +93,7 @@ Var LinearScan(const Var& a, const Var& b, bool reverse) {
                      // The adjoint runs the other way with the coefficients of the next row:
                      // u_t = g_t + a_{t+1} u_{t+1}; db = u; da_t = u_t y_{t-1}.
                      Shape rows = c.input_shape(0);
+                     while (rows.size() < 2) rows.insert(rows.begin(), 1);
                      rows[rows.size() - 2] = c.output(0).dim(-2);
                      const Var a = BroadcastTo(c.input(0), rows);
                      const Var u = LinearScan(ShiftRows(a, !reverse), c.grad(), !reverse);

@@ -88,8 +88,7 @@ void Tape::RunNode(Node& node, std::vector<Var>& gradients, bool recorded) {
   for (size_t i = 0; i < node.output_shapes.size(); ++i) {
     Var& gradient = gradients[node.first_slot + i];
     reached = reached || gradient.defined();
-    context.grads_.push_back(std::move(gradient));
-    gradient = Var();
+    std::swap(context.grads_.emplace_back(), gradient);
   }
   if (!reached) return;
   context.results_.resize(node.inputs.size());
@@ -134,6 +133,9 @@ std::vector<Var> Tape::Run(std::span<const Var> outputs, std::span<const Var> ou
   for (size_t i = 0; i < outputs.size(); ++i) {
     if (!outputs[i].tracked() || !output_gradients[i].defined()) continue;
     MNEMO_CHECK(outputs[i].tape_ == this, "output {} is on another tape", i);
+    Require(outputs[i].shape() == output_gradients[i].shape(),
+            "gradient of shape {} for output {} of shape {}", ToString(output_gradients[i].shape()),
+            i, ToString(outputs[i].shape()));
     Accumulate(gradients[outputs[i].slot_], output_gradients[i], recorded);
     last = std::max(last, node_of_slot_[outputs[i].slot_]);
   }

@@ -87,7 +87,8 @@ class Tape {
 
   // Gradients of sum_i <outputs_i, output_gradients_i> with respect to `wrt`; undefined where
   // nothing depends on it. An undefined output gradient counts as zero, an untracked output is
-  // skipped. What the tape saved is released on the way unless `retain` is set.
+  // skipped. What the tape saved is released on the way unless `retain` is set. The results may
+  // share storage with each other and with the output gradients.
   std::vector<Tensor> Gradient(std::span<const Var> outputs,
                                std::span<const Tensor> output_gradients, std::span<const Var> wrt,
                                bool retain = false);
