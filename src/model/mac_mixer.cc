@@ -12,7 +12,7 @@ namespace {
 // Memory as context, segment by segment. Within a segment of rows X:
 //   h = f_W(L2norm(SiLU(X W_r))), W the memory's state before the segment: a read, no write;
 //   a = attention of X over [persistent | h | X], token i seeing h_j and X_j for j <= i;
-//   y = the memory written and read with a;  out = a o sigmoid(RMSNorm(y)).
+//   y = the memory written and read with a;  out = (a o sigmoid(RMSNorm(y))) W_o.
 // A segment that a slice leaves open goes on in the next: its keys, values and W are in the carry.
 class MacSlice {
  public:
@@ -100,6 +100,8 @@ class MacSlice {
 
 }  // namespace
 
-Var MacMixer(const MixerCall& call, const Var& x) { return MacSlice(call, x).Run(); }
+Var MacMixer(const MixerCall& call, const Var& x) {
+  return MatMul(MacSlice(call, x).Run(), Transpose(call.p.Get("output.weight")));
+}
 
 }  // namespace mnemo
