@@ -121,6 +121,21 @@ class PosixFileSystem final : public FileSystem {
     return bytes;
   }
 
+  absl::Status ReadRange(const std::string& path, int64_t offset, std::span<char> out) override {
+    FileDescriptor fd(Retry([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC); }));
+    if (fd.get() < 0) return IoError("open", path, errno);
+    while (!out.empty()) {
+      ssize_t got = Retry([&] { return ::pread(fd.get(), out.data(), out.size(), offset); });
+      if (got < 0) return IoError("read", path, errno);
+      if (got == 0) {
+        return DataLoss("{}: ends {} bytes before it should; it is truncated", path, out.size());
+      }
+      out = out.subspan(got);
+      offset += got;
+    }
+    return absl::OkStatus();
+  }
+
   absl::StatusOr<std::unique_ptr<WritableFile>> Create(const std::string& path) override {
     return Open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, "create");
   }
@@ -166,6 +181,11 @@ class PosixFileSystem final : public FileSystem {
 
   absl::Status Remove(const std::string& path) override {
     if (::unlink(path.c_str()) < 0) return IoError("remove", path, errno);
+    return absl::OkStatus();
+  }
+
+  absl::Status RemoveDirectory(const std::string& path) override {
+    if (::rmdir(path.c_str()) < 0) return IoError("remove directory", path, errno);
     return absl::OkStatus();
   }
 

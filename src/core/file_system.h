@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,6 +31,8 @@ class FileSystem {
   static FileSystem& Posix();
 
   virtual absl::StatusOr<std::string> ReadFile(const std::string& path) = 0;
+  // Fills `out` from byte `offset` on. DataLoss if the file ends before that.
+  virtual absl::Status ReadRange(const std::string& path, int64_t offset, std::span<char> out) = 0;
   virtual absl::StatusOr<std::unique_ptr<WritableFile>> Create(const std::string& path) = 0;
   virtual absl::StatusOr<std::unique_ptr<WritableFile>> OpenAppend(const std::string& path) = 0;
   virtual absl::StatusOr<int64_t> FileSize(const std::string& path) = 0;
@@ -38,7 +41,8 @@ class FileSystem {
       const std::string& directory) = 0;                              // names, sorted
   virtual absl::Status MakeDirectories(const std::string& path) = 0;  // existing ones are fine
   virtual absl::Status Rename(const std::string& from, const std::string& to) = 0;
-  virtual absl::Status Remove(const std::string& path) = 0;  // a file
+  virtual absl::Status Remove(const std::string& path) = 0;           // a file
+  virtual absl::Status RemoveDirectory(const std::string& path) = 0;  // an empty one
   virtual absl::Status SyncDirectory(const std::string& path) = 0;
 };
 

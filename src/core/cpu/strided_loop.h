@@ -47,8 +47,13 @@ struct StridedLoop {
     for (int axis = static_cast<int>(shape.size()); axis-- > 0;) {
       if (shape[axis] != 1) order[rank++] = axis;
     }
-    std::stable_sort(order.begin(), order.begin() + rank,
-                     [&](int a, int b) { return views[0]->strides()[a] < views[0]->strides()[b]; });
+    // By the output's strides, ascending; stable. A handful of dims: insertion is quickest.
+    const Shape& key = views[0]->strides();
+    for (int i = 1; i < rank; ++i) {
+      for (int j = i; j > 0 && key[order[j]] < key[order[j - 1]]; --j) {
+        std::swap(order[j], order[j - 1]);
+      }
+    }
     int merged = 0;
     for (int i = 0; i < rank; ++i) {
       int64_t size = shape[order[i]];

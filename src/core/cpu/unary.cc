@@ -25,15 +25,37 @@ void Map(const Tensor& x, const Tensor& out, F f) {
 }
 
 template <typename T>
-T SiluGrad(T x) {
-  T s = Sigmoid(x);
-  return s * Fma(x, T(1) - s, T(1));
+MNEMO_INLINE T Clamp(T x, T limit) {  // keeps NaN
+  x = x > limit ? limit : x;
+  return x < -limit ? -limit : x;
+}
+
+// The logistic function and its slope s (1 - s), neither with cancellation.
+template <typename T>
+struct Gate {
+  T s, slope;
+  MNEMO_INLINE explicit Gate(T z) {
+    T e = Exp(-Absolute(z)), upper = T(1) / (T(1) + e);
+    s = z < T(0) ? e * upper : upper;
+    slope = e * upper * upper;
+  }
+};
+
+// Beyond these the gate is 0 or 1 to the last bit and its slope 0; clamping keeps 0 * infinity out.
+constexpr double kSiluLimit = 800, kGeluLimit = 40;
+
+template <typename T>
+MNEMO_INLINE T SiluGrad(T x) {
+  x = Clamp(x, T(kSiluLimit));
+  Gate<T> gate(x);
+  return Fma(x, gate.slope, gate.s);
 }
 
 template <typename T>
-T SiluGrad2(T x) {
-  T s = Sigmoid(x), slope = s * (T(1) - s);
-  return slope * Fma(x, Fma(T(-2), s, T(1)), T(2));
+MNEMO_INLINE T SiluGrad2(T x) {
+  x = Clamp(x, T(kSiluLimit));
+  Gate<T> gate(x);
+  return gate.slope * Fma(x, Fma(T(-2), gate.s, T(1)), T(2));
 }
 
 // GELU(x) = x sigmoid(z(x)) with z = 2 sqrt(2 / pi) (x + 0.044715 x^3): the tanh form without its
@@ -42,22 +64,29 @@ constexpr double kGeluScale = 1.5957691216057308;
 constexpr double kGeluCubic = kGeluScale * 0.044715;
 
 template <typename T>
-T GeluGate(T x) {
-  return Sigmoid(x * Fma(T(kGeluCubic), x * x, T(kGeluScale)));
+MNEMO_INLINE T GeluArgument(T x) {
+  return x * Fma(T(kGeluCubic), x * x, T(kGeluScale));
 }
 
 template <typename T>
-T GeluGrad(T x) {
-  T s = GeluGate(x), slope = s * (T(1) - s);
-  return Fma(x * slope, Fma(T(3 * kGeluCubic), x * x, T(kGeluScale)), s);
+MNEMO_INLINE T GeluArgumentGrad(T x) {
+  return Fma(T(3 * kGeluCubic), x * x, T(kGeluScale));
 }
 
 template <typename T>
-T GeluGrad2(T x) {
-  T s = GeluGate(x), slope = s * (T(1) - s);
-  T z1 = Fma(T(3 * kGeluCubic), x * x, T(kGeluScale)), z2 = T(6 * kGeluCubic) * x;
-  T bend = slope * z1 * Fma(T(-2), s, T(1)) * z1;  // this order: z1^2 may overflow
-  return Fma(x, Fma(slope, z2, bend), T(2) * slope * z1);
+MNEMO_INLINE T GeluGrad(T x) {
+  x = Clamp(x, T(kGeluLimit));
+  Gate<T> gate(GeluArgument(x));
+  return Fma(x * gate.slope, GeluArgumentGrad(x), gate.s);
+}
+
+template <typename T>
+MNEMO_INLINE T GeluGrad2(T x) {
+  x = Clamp(x, T(kGeluLimit));
+  Gate<T> gate(GeluArgument(x));
+  T z1 = GeluArgumentGrad(x), z2 = T(6 * kGeluCubic) * x;
+  T bend = Fma(z1 * z1, Fma(T(-2), gate.s, T(1)), z2);
+  return gate.slope * Fma(x, bend, z1 + z1);
 }
 
 template <typename T>
@@ -90,7 +119,7 @@ void UnaryOf(UnaryOp op, const Tensor& x, const Tensor& out) {
     case UnaryOp::kSiluGrad2:
       return Map<T>(x, out, [](T a) { return SiluGrad2(a); });
     case UnaryOp::kGelu:
-      return Map<T>(x, out, [](T a) { return a * GeluGate(a); });
+      return Map<T>(x, out, [](T a) { return a * Sigmoid(GeluArgument(a)); });
     case UnaryOp::kGeluGrad:
       return Map<T>(x, out, [](T a) { return GeluGrad(a); });
     case UnaryOp::kGeluGrad2:

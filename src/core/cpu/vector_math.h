@@ -8,16 +8,19 @@
 #include <cstdint>
 #include <limits>
 
+// A loop is vectorised only if everything in it is inlined, however long.
+#define MNEMO_INLINE [[gnu::always_inline]] inline
+
 namespace mnemo {
 
-inline float Fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-inline double Fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
-inline float SquareRoot(float x) { return __builtin_sqrtf(x); }
-inline double SquareRoot(double x) { return __builtin_sqrt(x); }
-inline float Absolute(float x) { return __builtin_fabsf(x); }
-inline double Absolute(double x) { return __builtin_fabs(x); }
-inline float WithSignOf(float x, float sign) { return __builtin_copysignf(x, sign); }
-inline double WithSignOf(double x, double sign) { return __builtin_copysign(x, sign); }
+MNEMO_INLINE float Fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+MNEMO_INLINE double Fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
+MNEMO_INLINE float SquareRoot(float x) { return __builtin_sqrtf(x); }
+MNEMO_INLINE double SquareRoot(double x) { return __builtin_sqrt(x); }
+MNEMO_INLINE float Absolute(float x) { return __builtin_fabsf(x); }
+MNEMO_INLINE double Absolute(double x) { return __builtin_fabs(x); }
+MNEMO_INLINE float WithSignOf(float x, float sign) { return __builtin_copysignf(x, sign); }
+MNEMO_INLINE double WithSignOf(double x, double sign) { return __builtin_copysign(x, sign); }
 
 namespace internal {
 
@@ -52,7 +55,7 @@ constexpr double InverseFactorial(int n) { return n <= 1 ? 1.0 : InverseFactoria
 
 // sum over k in [K, N] of r^(k-K) / k!
 template <int K, int N, typename T>
-inline T ExpSeries(T r) {
+MNEMO_INLINE T ExpSeries(T r) {
   constexpr T kCoefficient = static_cast<T>(InverseFactorial(K));
   if constexpr (K == N) {
     return kCoefficient;
@@ -63,7 +66,7 @@ inline T ExpSeries(T r) {
 
 // sum over k in [K, N] of 2 z^(k-K) / (2 k + 1)
 template <int K, int N, typename T>
-inline T LogSeries(T z) {
+MNEMO_INLINE T LogSeries(T z) {
   constexpr T kCoefficient = static_cast<T>(2.0 / (2 * K + 1));
   if constexpr (K == N) {
     return kCoefficient;
@@ -74,20 +77,20 @@ inline T LogSeries(T z) {
 
 // 2^n for an integer n within the normal exponents.
 template <typename T>
-inline T PowerOfTwo(T n) {
+MNEMO_INLINE T PowerOfTwo(T n) {
   using Format = FloatFormat<T>;
   T biased = n + (Format::kMagic + Format::kBias);
   return std::bit_cast<T>(std::bit_cast<typename Format::Bits>(biased) << Format::kMantissaBits);
 }
 
 template <typename T>
-inline T RoundToInteger(T x) {  // |x| < 2^22
+MNEMO_INLINE T RoundToInteger(T x) {  // |x| < 2^22
   return (x + FloatFormat<T>::kMagic) - FloatFormat<T>::kMagic;
 }
 
 // Writes x as n ln 2 + r with |r| <= ln(2) / 2; returns exp(r) - 1 to full relative accuracy.
 template <typename T>
-inline T ReducedExpm1(T x, T* n) {
+MNEMO_INLINE T ReducedExpm1(T x, T* n) {
   using Format = FloatFormat<T>;
   *n = RoundToInteger(x * static_cast<T>(1.4426950408889634));
   T r = Fma(*n, -Format::kLn2High, x);
@@ -98,7 +101,7 @@ inline T ReducedExpm1(T x, T* n) {
 }  // namespace internal
 
 template <typename T>
-inline T Exp(T x) {
+MNEMO_INLINE T Exp(T x) {
   using Format = internal::FloatFormat<T>;
   x = x > Format::kExpHigh ? Format::kExpHigh : x;  // keeps NaN
   x = x < Format::kExpLow ? Format::kExpLow : x;
@@ -109,12 +112,12 @@ inline T Exp(T x) {
 }
 
 template <typename T>
-inline T Sigmoid(T x) {
+MNEMO_INLINE T Sigmoid(T x) {
   return T(1) / (T(1) + Exp(-x));
 }
 
 template <typename T>
-inline T Tanh(T x) {
+MNEMO_INLINE T Tanh(T x) {
   using Format = internal::FloatFormat<T>;
   T size = Absolute(x);
   size = size > Format::kTanhLimit ? Format::kTanhLimit : size;
@@ -126,7 +129,7 @@ inline T Tanh(T x) {
 }
 
 template <typename T>
-inline T Log(T x) {
+MNEMO_INLINE T Log(T x) {
   using Format = internal::FloatFormat<T>;
   using Bits = typename Format::Bits;
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
