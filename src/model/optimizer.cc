@@ -1,0 +1,148 @@
+#include "src/model/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "src/core/backend.h"
+#include "src/core/log.h"
+#include "src/core/status.h"
+
+namespace mnemo {
+
+OptimizerOptions MakeOptimizerOptions(const v1::TrainConfig& train) {
+  const v1::OptimizerConfig& config = train.optimizer();
+  OptimizerOptions options;
+  options.learning_rate = config.learning_rate();
+  options.minimum_ratio = config.minimum_ratio();
+  options.warmup_steps = config.warmup_steps();
+  options.decay_steps = config.decay_steps();
+  options.beta1 = config.beta1();
+  options.beta2 = config.beta2();
+  options.epsilon = config.epsilon();
+  options.weight_decay = config.weight_decay();
+  options.clip_norm = config.clip_norm();
+  options.max_bad_steps = config.max_bad_steps();
+  return options;
+}
+
+double LearningRate(const OptimizerOptions& options, int64_t step) {
+  const double peak = options.learning_rate;
+  if (step < options.warmup_steps) {
+    return peak * static_cast<double>(step) / static_cast<double>(options.warmup_steps);
+  }
+  const double length = static_cast<double>(options.decay_steps - options.warmup_steps);
+  const double done = static_cast<double>(step - options.warmup_steps);
+  const double progress = length > 0 ? std::clamp(done / length, 0.0, 1.0) : 1.0;
+  const double cosine = 0.5 * (1 + std::cos(std::numbers::pi * progress));
+  return peak * (options.minimum_ratio + (1 - options.minimum_ratio) * cosine);
+}
+
+GradientNorm MeasureGradients(const ParameterSet& gradients) {
+  GradientNorm norm;
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    const Tensor gradient = gradients[i].Contiguous();
+    const double squared = Backend::For(gradient.device()).SquaredNorm(gradient);
+    if (!std::isfinite(squared) && norm.first_bad < 0) norm.first_bad = static_cast<int>(i);
+    norm.squared += squared;
+  }
+  return norm;
+}
+
+Optimizer::Optimizer(const OptimizerOptions& options, ParameterSet& parameters)
+    : options_(options), parameters_(parameters) {
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const Tensor& value = parameters[i];
+    const DType dtype = value.dtype() == DType::kF64 ? DType::kF64 : DType::kF32;
+    // The update runs in place over a plain buffer.
+    if (!value.contiguous()) parameters.Set(i, value.Contiguous());
+    masters_.push_back(parameters[i].To(dtype));
+    first_moments_.push_back(Tensor::Zeros(value.shape(), dtype, value.device()));
+    second_moments_.push_back(Tensor::Zeros(value.shape(), dtype, value.device()));
+  }
+}
+
+absl::StatusOr<OptimizerStep> Optimizer::Step(int64_t step, double loss, const GradientNorm& norm,
+                                              const ParameterSet& gradients) {
+  MNEMO_CHECK(gradients.size() == parameters_.size());
+  OptimizerStep result;
+  result.learning_rate = LearningRate(options_, step);
+  result.gradient_norm = std::sqrt(norm.squared);
+  if (!std::isfinite(loss) || !std::isfinite(result.gradient_norm)) {
+    MNEMO_RETURN_IF_ERROR(Skip(step, loss, norm));
+    result.skipped = true;
+    return result;
+  }
+  counters_.bad_in_a_row = 0;
+  ++counters_.updates;
+  const bool clip = options_.clip_norm > 0 && result.gradient_norm > options_.clip_norm;
+  const double scale = clip ? options_.clip_norm / result.gradient_norm : 1.0;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    Update(i, result.learning_rate, scale, gradients[i]);
+  }
+  return result;
+}
+
+absl::Status Optimizer::Skip(int64_t step, double loss, const GradientNorm& norm) {
+  ++counters_.skipped;
+  ++counters_.bad_in_a_row;
+  std::string culprit = "the global gradient norm overflows";
+  if (norm.first_bad >= 0) {
+    culprit =
+        fmt::format("the gradient of {} is not finite", parameters_.info(norm.first_bad).name);
+  }
+  if (!std::isfinite(loss)) culprit = fmt::format("the loss is {}, {}", loss, culprit);
+  for (size_t i = 0; i < masters_.size(); ++i) {
+    if (std::isfinite(Backend::For(masters_[i].device()).SquaredNorm(masters_[i]))) continue;
+    culprit = fmt::format("parameter {} itself is not finite", parameters_.info(i).name);
+    break;
+  }
+  if (counters_.bad_in_a_row < options_.max_bad_steps) {
+    LogWarning("step {}: {}; nothing is updated ({} in a row)", step, culprit,
+               counters_.bad_in_a_row);
+    return absl::OkStatus();
+  }
+  return absl::AbortedError(fmt::format(
+      "step {}: {}, and {} steps in a row were like this; lower train.optimizer.learning_rate or "
+      "model.memory.gates.theta_max, or set model.memory.clamp",
+      step, culprit, counters_.bad_in_a_row));
+}
+
+void Optimizer::Update(size_t i, double rate, double gradient_scale, const Tensor& gradient) {
+  const double updates = static_cast<double>(counters_.updates);
+  const Tensor& master = masters_[i];
+  AdamWStep step;
+  step.rate = rate;
+  step.beta1 = options_.beta1;
+  step.beta2 = options_.beta2;
+  step.epsilon = options_.epsilon;
+  step.decay = parameters_.info(i).decay ? options_.weight_decay : 0;
+  step.correction1 = 1 - std::pow(options_.beta1, updates);
+  step.correction2 = 1 - std::pow(options_.beta2, updates);
+  step.gradient_scale = gradient_scale;
+  Backend& backend = Backend::For(master.device());
+  backend.AdamW(step, gradient.To(master.dtype()).Contiguous(), master, first_moments_[i],
+                second_moments_[i]);
+  if (parameters_[i].dtype() != master.dtype()) backend.Copy(master, parameters_[i]);
+}
+
+std::vector<StateTensor> Optimizer::State() const {
+  std::vector<StateTensor> state;
+  for (size_t i = 0; i < masters_.size(); ++i) {
+    const std::string& name = parameters_.info(i).name;
+    state.push_back({"first_moment/" + name, first_moments_[i]});
+    state.push_back({"second_moment/" + name, second_moments_[i]});
+    if (masters_[i].dtype() != parameters_[i].dtype()) {
+      state.push_back({"master/" + name, masters_[i]});
+    }
+  }
+  return state;
+}
+
+int64_t Optimizer::StateBytes() const {
+  int64_t bytes = 0;
+  for (const StateTensor& entry : State()) bytes += entry.tensor.bytes();
+  return bytes;
+}
+
+}  // namespace mnemo
