@@ -1,0 +1,41 @@
+# shellcheck shell=bash
+# What the scripts of this folder share. To be sourced; sets `root`, the top of the source tree.
+
+# shellcheck disable=SC2034  # used by those who source this
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+say() { printf '%s: %s\n' "$(basename "$0" .sh)" "$*"; }
+die() {
+  printf '%s: error: %s\n' "$(basename "$0" .sh)" "$*" >&2
+  exit 1
+}
+
+# The comment at the top of a script is its help.
+usage() { sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"; }
+
+# Compilers to run at once: a core and 1.5 GiB of memory each.
+jobs_at_once() {
+  local cores kib
+  cores="$(nproc)"
+  kib="$(sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
+  local by_memory=$((${kib:-0} / 1572864))
+  if ((by_memory < 1)); then by_memory=1; fi
+  echo $((cores < by_memory ? cores : by_memory))
+}
+
+# configure DIR [CMAKE_OPTION...]
+configure() {
+  local dir="$1"
+  shift
+  cmake -S "$root" -B "$dir" -G Ninja "$@" >"$dir.log" 2>&1 || {
+    cat "$dir.log" >&2
+    return 1
+  }
+}
+
+# build DIR [TARGET...]: all targets if none is named.
+build() {
+  local dir="$1"
+  shift
+  cmake --build "$dir" -j "$(jobs_at_once)" ${1:+--target "$@"}
+}
