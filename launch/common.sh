@@ -27,8 +27,9 @@ jobs_at_once() {
 configure() {
   local dir="$1"
   shift
-  cmake -S "$root" -B "$dir" -G Ninja "$@" >"$dir.log" 2>&1 || {
-    cat "$dir.log" >&2
+  mkdir -p "$dir"
+  cmake -S "$root" -B "$dir" -G Ninja "$@" >"$dir/configure.log" 2>&1 || {
+    cat "$dir/configure.log" >&2
     return 1
   }
 }

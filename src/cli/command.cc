@@ -1,16 +1,14 @@
 #include "src/cli/command.h"
 
 #include <fmt/format.h>
-#include <spdlog/sinks/stdout_color_sinks.h>
-#include <spdlog/spdlog.h>
 
 #include <cstdio>
 #include <exception>
 #include <map>
-#include <memory>
 #include <new>
 #include <string>
 
+#include "src/core/log.h"
 #include "src/core/status.h"
 
 namespace mnemo {
@@ -19,22 +17,12 @@ namespace {
 constexpr std::string_view kDescription =
     "Mnemosyne trains Titans models: language models with a memory that learns while it reads.";
 
-const std::map<std::string, spdlog::level::level_enum>& LogLevels() {
-  static const auto* levels =
-      new std::map<std::string, spdlog::level::level_enum>{{"debug", spdlog::level::debug},
-                                                           {"info", spdlog::level::info},
-                                                           {"warning", spdlog::level::warn},
-                                                           {"error", spdlog::level::err}};
+const std::map<std::string, LogLevel>& LogLevels() {
+  static const auto* levels = new std::map<std::string, LogLevel>{{"debug", LogLevel::kDebug},
+                                                                  {"info", LogLevel::kInfo},
+                                                                  {"warning", LogLevel::kWarning},
+                                                                  {"error", LogLevel::kError}};
   return *levels;
-}
-
-// stdout belongs to results, so that they can be piped.
-void LogToStderr(spdlog::level::level_enum level) {
-  auto logger = std::make_shared<spdlog::logger>(
-      "mnemo", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
-  logger->set_pattern("%H:%M:%S %^%l%$ %v");
-  logger->set_level(level);
-  spdlog::set_default_logger(std::move(logger));
 }
 
 absl::Status RunAction(const Action& action) {
@@ -81,7 +69,7 @@ int RunCommandLine(int argc, const char* const* argv, std::span<const AddCommand
   } catch (const CLI::ParseError& error) {
     return error.get_exit_code() == 0 ? app.exit(error) : ReportUsage(app, error);
   }
-  LogToStderr(LogLevels().at(level));
+  SetLogLevel(LogLevels().at(level));
   const absl::Status status = RunAction(chosen);
   std::fflush(stdout);
   if (status.ok()) return kExitOk;
