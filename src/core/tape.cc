@@ -82,7 +82,24 @@ void Accumulate(Var& slot, Var gradient, bool recorded) {
 
 }  // namespace
 
-void Tape::RunNode(Node& node, std::vector<Var>& gradients, bool recorded) {
+std::vector<bool> Tape::DependingOn(std::span<const Var> wrt) const {
+  std::vector<bool> depends(node_of_slot_.size(), false);
+  for (size_t i = 0; i < wrt.size(); ++i) {
+    MNEMO_CHECK(wrt[i].tape_ == this, "wrt {} is not tracked on this tape", i);
+    depends[wrt[i].slot_] = true;
+  }
+  for (const Node& node : nodes_) {
+    const bool any = std::any_of(node.inputs.begin(), node.inputs.end(), [&](const Var& input) {
+      return input.tracked() && depends[input.slot_];
+    });
+    if (!any) continue;
+    for (size_t i = 0; i < node.outputs.size(); ++i) depends[node.first_slot + i] = true;
+  }
+  return depends;
+}
+
+void Tape::RunNode(const Node& node, std::vector<Var>& gradients, const std::vector<bool>& needed,
+                   bool recorded) {
   VjpContext context;
   bool reached = false;
   for (size_t i = 0; i < node.output_shapes.size(); ++i) {
@@ -90,38 +107,29 @@ void Tape::RunNode(Node& node, std::vector<Var>& gradients, bool recorded) {
     reached = reached || gradient.defined();
     std::swap(context.grads_.emplace_back(), gradient);
   }
-  if (!reached) return;
+  const auto is_needed = [&](const Var& input) { return input.tracked() && needed[input.slot_]; };
+  if (!reached || std::none_of(node.inputs.begin(), node.inputs.end(), is_needed)) return;
   context.results_.resize(node.inputs.size());
   context.input_shapes_ = &node.input_shapes;
   context.output_shapes_ = &node.output_shapes;
   context.dtype_ = node.dtype;
   context.device_ = node.device;
   for (const Var& input : node.inputs) {
-    context.needs_.push_back(input.tracked());
+    context.needs_.push_back(is_needed(input));
     context.inputs_.push_back(recorded ? input : input.Detach());
   }
   for (const Var& output : node.outputs) {
     context.outputs_.push_back(recorded ? output : output.Detach());
   }
-  // A recorded derivative appends to nodes_, which may move `node`: nothing of it is used after.
-  const std::vector<int> slots = [&] {
-    std::vector<int> result;
-    for (const Var& input : node.inputs) result.push_back(input.slot_);
-    return result;
-  }();
-  const std::vector<Shape> input_shapes = node.input_shapes, output_shapes = node.output_shapes;
-  context.input_shapes_ = &input_shapes;
-  context.output_shapes_ = &output_shapes;
-  const Primitive primitive = node.primitive;
-  const Vjp vjp = node.vjp;
-  vjp(context);
+  node.vjp(context);
   context.grads_.clear();
-  for (size_t i = 0; i < slots.size(); ++i) {
+  for (size_t i = 0; i < node.inputs.size(); ++i) {
     Var& result = context.results_[i];
-    if (slots[i] < 0 || !result.defined()) continue;
-    MNEMO_CHECK(result.shape() == input_shapes[i], "{}: gradient of input {} has shape {}, not {}",
-                Name(primitive), i, ToString(result.shape()), ToString(input_shapes[i]));
-    Accumulate(gradients[slots[i]], std::move(result), recorded);
+    if (!context.needs_[i] || !result.defined()) continue;
+    MNEMO_CHECK(result.shape() == node.input_shapes[i],
+                "{}: gradient of input {} has shape {}, not {}", Name(node.primitive), i,
+                ToString(result.shape()), ToString(node.input_shapes[i]));
+    Accumulate(gradients[node.inputs[i].slot_], std::move(result), recorded);
   }
 }
 
@@ -139,18 +147,23 @@ std::vector<Var> Tape::Run(std::span<const Var> outputs, std::span<const Var> ou
     Accumulate(gradients[outputs[i].slot_], output_gradients[i], recorded);
     last = std::max(last, node_of_slot_[outputs[i].slot_]);
   }
+  const std::vector<bool> needed = DependingOn(wrt);
   // A gradient asked for must survive its node: keep it aside when its slot is consumed.
   std::vector<Var> results(wrt.size());
   std::vector<std::pair<int, size_t>> wanted;  // node, index in wrt; interior Vars only
   for (size_t i = 0; i < wrt.size(); ++i) {
-    MNEMO_CHECK(wrt[i].tape_ == this, "wrt {} is not tracked on this tape", i);
     if (node_of_slot_[wrt[i].slot_] >= 0) wanted.emplace_back(node_of_slot_[wrt[i].slot_], i);
   }
   for (int n = last; n >= 0; --n) {
     for (const auto& [node, i] : wanted) {
       if (node == n) results[i] = gradients[wrt[i].slot_];
     }
-    RunNode(nodes_[n], gradients, recorded);
+    if (recorded) {
+      const Node node = nodes_[n];  // what is recorded on the way may move nodes_
+      RunNode(node, gradients, needed, recorded);
+    } else {
+      RunNode(nodes_[n], gradients, needed, recorded);
+    }
     if (!recorded && !retain) {
       nodes_[n].vjp = [](VjpContext&) { MNEMO_CHECK(false, "this tape was released"); };
       for (Var& var : nodes_[n].inputs) var = DropValue(var);

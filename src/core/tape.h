@@ -118,7 +118,10 @@ class Tape {
 
   std::vector<Var> Run(std::span<const Var> outputs, std::span<const Var> output_gradients,
                        std::span<const Var> wrt, bool recorded, bool retain);
-  void RunNode(Node& node, std::vector<Var>& gradients, bool recorded);
+  // Which slots are, or were computed from, one of `wrt`: only these need gradients.
+  std::vector<bool> DependingOn(std::span<const Var> wrt) const;
+  void RunNode(const Node& node, std::vector<Var>& gradients, const std::vector<bool>& needed,
+               bool recorded);
   Var DropValue(const Var& var) const;
 
   std::vector<Node> nodes_;
