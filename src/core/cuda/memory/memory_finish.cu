@@ -1,0 +1,199 @@
+// The end of a segment's backward pass: dk from its parts, the gates' gradients, the norm's.
+#include "src/core/cuda/memory/memory_kernels.cuh"
+#include "src/core/cuda/memory/memory_rows.cuh"
+
+namespace mnemo::memory {
+namespace {
+
+constexpr int kColumns = kTile + 2;  // of G, then B (with E as its P) and A
+constexpr int kStride = kTile + 3;   // odd: rows and columns are both read without conflicts
+
+struct GateStorage {
+  float g[kTile][kStride], p[kTile][kStride];  // G and P, then what each adds to alpha's, eta's
+  float dg[kTile][kStride];
+  float theta[kTile], eta[kTile], keep[kTile];
+  float last_g[kColumns], last_p[kColumns];  // adjoints that reach only the last row
+};
+
+struct Params {
+  CommonParams common;
+  Rows dk, dv;
+  MemoryScanGates dgates;
+  Kept kept;
+};
+
+__global__ void __launch_bounds__(128) key_gradient_kernel(const __grid_constant__ Params p) {
+  __shared__ alignas(1024) bf16 tile[kTileElements];
+  const Segment& seg = p.common.segment;
+  const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
+  const int row = 16 * warp + lane / 4, col = 2 * (lane & 3);
+  const int block = blockIdx.x, sequence = block / seg.chunks;
+  const int64_t first = seg.first_token + int64_t{block % seg.chunks} * kTile;
+  const int count = static_cast<int>(min(int64_t{kTile}, seg.tokens - first));
+  copy_rows_async(tile, p.dv.at(seg, sequence, first), p.dv.token_stride, count, thread);
+  copy_commit();
+  Acc sum;
+  Frag x;
+  load_fragment(x, p.kept.tile(block, kept::kDk));
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float2 v = unpack(x[i]);
+    sum[2 * i] = v.x, sum[2 * i + 1] = v.y;
+  }
+  for (int slice = 0; slice < kSlices; ++slice) {
+    load_fragment(x, p.kept.tile(block, kept::kDkPart + slice));
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const float2 v = unpack(x[i]);
+      sum[2 * i] += v.x, sum[2 * i + 1] += v.y;
+    }
+  }
+  copy_wait<0>();
+  __syncthreads();
+  if (p.common.residual) {  // the error's adjoint is -dv
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float2 dv = tile_pair(tile, row + 8 * i, 8 * j + col);
+        sum[4 * j + 2 * i] -= dv.x, sum[4 * j + 2 * i + 1] -= dv.y;
+      }
+    }
+  }
+  to_frag(x, sum);
+  __syncwarp();
+  store_frag(tile, x);
+  __syncthreads();
+  write_rows(p.dk.at(seg, sequence, first), p.dk.token_stride, tile, count, thread);
+}
+
+// Adjoint of the chunk's coefficients. One thread a column: forward through the recurrences
+//   P_t = eta_t P_{t-1} (+ theta_s at t = s),  G_t = (1 - alpha_t) G_{t-1} + P_t,
+// then backward. Column 64 has P = E and G = B, column 65 P = 0 and G = A.
+__global__ void __launch_bounds__(128) gate_gradient_kernel(const __grid_constant__ Params p) {
+  extern __shared__ __align__(16) char raw[];
+  GateStorage& s = *reinterpret_cast<GateStorage*>(raw);
+  const Segment& seg = p.common.segment;
+  const int thread = threadIdx.x;
+  const int head = blockIdx.x % seg.heads;  // neighbours touch the same sectors
+  const int chunk = blockIdx.x / seg.heads % seg.chunks;
+  const int batch = blockIdx.x / seg.heads / seg.chunks;
+  const int block = (batch * seg.heads + head) * seg.chunks + chunk;
+  const int64_t first = seg.first_token + int64_t{chunk} * kTile;
+  const int count = static_cast<int>(min(int64_t{kTile}, seg.tokens - first));
+  const int64_t gate = (batch * seg.tokens + first + thread) * seg.heads + head;
+  const float4* dg = reinterpret_cast<const float4*>(p.kept.tile(block, kept::kDg)) + thread;
+  const int row = 16 * (thread >> 5) + (thread & 31) / 4, col = 2 * (thread & 3);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    const float4 v = dg[128 * j];
+    s.dg[row][8 * j + col] = v.x, s.dg[row][8 * j + col + 1] = v.y;
+    s.dg[row + 8][8 * j + col] = v.z, s.dg[row + 8][8 * j + col + 1] = v.w;
+  }
+  if (thread < kTile) {
+    const bool valid = thread < count;
+    s.theta[thread] = valid ? p.common.gates.theta[gate] : 0;
+    s.eta[thread] = valid ? p.common.gates.eta[gate] : 0;
+    s.keep[thread] = valid ? 1 - p.common.gates.alpha[gate] : 0;
+    s.dg[thread][kTile] = p.kept.floats(block, kept::kDb)[thread];
+    s.dg[thread][kTile + 1] = p.kept.floats(block, kept::kDa)[thread];
+    float sum_g = 0, sum_p = 0;
+    for (int i = 0; i < 2 * kSlices; ++i) {
+      sum_g += p.kept.floats(block, kept::kDgRow)[i * kTile + thread];
+      sum_p += p.kept.floats(block, kept::kDpRow)[i * kTile + thread];
+    }
+    s.last_g[thread] = -sum_g;
+    s.last_p[thread] = -sum_p;
+  } else if (thread < kTile + 32) {  // one warp: <dW', W>, <dW', S>, <dS', S>
+    float4 x = reinterpret_cast<const float4*>(p.kept.floats(block, kept::kDots))[thread - kTile];
+#pragma unroll
+    for (int lanes = 1; lanes < 32; lanes *= 2) {
+      x.x += __shfl_xor_sync(0xffffffffu, x.x, lanes);
+      x.y += __shfl_xor_sync(0xffffffffu, x.y, lanes);
+      x.z += __shfl_xor_sync(0xffffffffu, x.z, lanes);
+    }
+    if (thread == kTile) {
+      s.last_g[kTile] = x.y, s.last_p[kTile] = x.z;
+      s.last_g[kTile + 1] = x.x, s.last_p[kTile + 1] = 0;
+    }
+  }
+  __syncthreads();
+  if (thread < kColumns) {
+    const float p_start = thread == kTile ? 1 : 0, g_start = thread == kTile + 1 ? 1 : 0;
+    float pt = p_start, gt = g_start;
+    for (int t = 0; t < count; ++t) {
+      pt = t == thread ? s.theta[t] : pt * s.eta[t];
+      gt = fmaf(gt, s.keep[t], pt);
+      s.p[t][thread] = pt;
+      s.g[t][thread] = gt;
+    }
+    float dgt = s.last_g[thread], dpt = s.last_p[thread];
+    for (int t = count - 1; t >= 0; --t) {
+      dgt += t >= thread || thread >= kTile ? s.dg[t][thread] : 0;
+      dpt += dgt;
+      if (t == thread) p.dgates.theta[gate] = dpt;
+      const float g_before = t > 0 ? s.g[t - 1][thread] : g_start;
+      const float p_before = t > 0 ? s.p[t - 1][thread] : p_start;
+      s.g[t][thread] = -dgt * g_before;
+      s.p[t][thread] = dpt * p_before;
+      dgt *= s.keep[t];
+      dpt *= s.eta[t];
+    }
+  }
+  __syncthreads();
+  if (thread < count) {
+    float dalpha = 0, deta = 0;
+    for (int column = 0; column < kColumns; ++column) {
+      dalpha += s.g[thread][column];
+      deta += s.p[thread][column];
+    }
+    p.dgates.alpha[gate] = dalpha;
+    p.dgates.eta[gate] = deta;
+  }
+}
+
+// The reads' part of the norm's gradients, summed over the segment's chunks.
+__global__ void __launch_bounds__(128)
+    norm_reads_kernel(Segment seg, Kept kept, float* norm_reads, bool first) {
+  const int sequence = blockIdx.x, thread = threadIdx.x;
+  float sum = 0;
+  for (int chunk = 0; chunk < seg.chunks; ++chunk)
+    sum += kept.floats(sequence * seg.chunks + chunk, kept::kDgain)[thread];
+  float& out = norm_reads[sequence * 2 * kTile + thread];
+  out = sum + (first ? 0 : out);
+}
+
+__global__ void __launch_bounds__(128)
+    finish_norm_kernel(Segment seg, const float* norm_parts, const float* norm_reads, float* dgain,
+                       float* dbias) {
+  const int head = blockIdx.x, thread = threadIdx.x;
+  float sum = 0;
+  for (int sequence = head; sequence < seg.sequences; sequence += seg.heads) {
+    sum += norm_reads[sequence * 2 * kTile + thread];
+    for (int part = 0; part < kTile; ++part)
+      sum += norm_parts[(int64_t{sequence} * kTile + part) * 2 * kTile + thread];
+  }
+  (thread < kTile ? dgain : dbias)[head * kTile + thread % kTile] = sum;
+}
+
+}  // namespace
+
+void launch_finish_segment(const CommonParams& p, const Rows& dk, const Rows& dv,
+                           const MemoryScanGates& dgates, const Kept& kept, float* norm_reads,
+                           bool first, cudaStream_t stream) {
+  const int blocks = p.segment.sequences * p.segment.chunks;
+  const Params params{p, dk, dv, dgates, kept};
+  key_gradient_kernel<<<blocks, 128, 0, stream>>>(params);
+  cudaFuncSetAttribute(gate_gradient_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                       sizeof(GateStorage));
+  gate_gradient_kernel<<<blocks, 128, sizeof(GateStorage), stream>>>(params);
+  norm_reads_kernel<<<p.segment.sequences, 128, 0, stream>>>(p.segment, kept, norm_reads, first);
+}
+
+void launch_finish_norm(const Segment& segment, const float* norm_parts, const float* norm_reads,
+                        float* dgain, float* dbias, cudaStream_t stream) {
+  finish_norm_kernel<<<segment.heads, 128, 0, stream>>>(segment, norm_parts, norm_reads, dgain,
+                                                        dbias);
+}
+
+}  // namespace mnemo::memory

@@ -1,0 +1,118 @@
+// Launch parameters of the memory-scan kernels and who calls whom. Internal to this folder.
+//
+// The sequence is cut into segments of chunks; a "block" is one chunk of one head of one batch
+// entry, numbered (batch * heads + head) * chunks_in_segment + chunk. Work that depends on the
+// chunk before is in the two scan kernels (clusters of two CTAs, two hidden slices each);
+// all else runs in parallel over blocks.
+#pragma once
+
+#include "src/core/cuda/memory/memory_scan.h"
+#include "src/core/cuda/memory/memory_tile.cuh"
+
+namespace mnemo::memory {
+
+// Per block: g[64] and p[64] (last rows of G and P), then A, B, E at the chunk's end, padding.
+inline constexpr int kCoefficients = 132;
+
+// One segment of the sequence, as every kernel sees it.
+struct Segment {
+  int heads = 0;
+  int sequences = 0;  // batch * heads
+  int64_t first_token = 0;
+  int64_t tokens = 0;  // of the whole sequence
+  int chunks = 0;      // in this segment
+};
+
+struct Rows {
+  bf16* data;
+  int64_t batch_stride, token_stride;
+  // Row of a token, for the head.
+  __device__ bf16* at(const Segment& s, int sequence, int64_t token) const {
+    return data + sequence / s.heads * batch_stride + token * token_stride +
+           sequence % s.heads * kTile;
+  }
+};
+
+struct CommonParams {
+  Segment segment;
+  Rows q, k, v;
+  MemoryScanGates gates;
+  const float* gain;
+  const float* bias;
+  const float* coefficients;  // [blocks, kCoefficients]
+  bf16* states;               // [blocks, kStateElements], the state before each chunk
+  float epsilon;
+  bool residual;
+};
+
+// What the backward kernels hand each other, one record of kKeptTiles tiles a block. "fragment"
+// tiles are in the order of a warpgroup's registers (store_fragment), "image" tiles are swizzled
+// as in shared memory. [token, hidden] and [token, f] throughout, weights [hidden, f].
+namespace kept {
+inline constexpr int kH = 0, kD1 = 1;          // image, + kPerSlice * slice
+inline constexpr int kX = 2, kSlopeQ = 3;      // fragment, the same
+inline constexpr int kSlopeK = 4, kCurve = 5;  // fragment; curve = U o act''(Z)
+inline constexpr int kPerSlice = 6;
+inline constexpr int kD2 = 24;                       // image
+inline constexpr int kDz2 = 25, kM2 = 26, kR1 = 27;  // fragment; masked products
+inline constexpr int kDd2 = 28;                      // image
+inline constexpr int kXhat = 29;                     // fp32 rows [token, f], two tiles
+inline constexpr int kDg = 31;                       // fp32 dL/dG, register order, two
+inline constexpr int kDk = 33;                       // fragment
+inline constexpr int kDweights = 34;                 // fragment, + 4 slice + {W1, W2, S1, S2}
+inline constexpr int kDh = 50, kDd1 = 54;            // fragment, + slice
+inline constexpr int kDkPart = 58;                   // fragment, + slice
+inline constexpr int kFloats = 62;                   // see below
+inline constexpr int kTiles = 63;
+// Offsets in the tile of floats.
+inline constexpr int kInvDeviation = 0;           // [64], of the keys' layer norm
+inline constexpr int kA = 64, kB = 128;           // [64] A_t, B_t
+inline constexpr int kDa = 192, kDb = 256;        // [64] dL/dA_t, dL/dB_t, reads' part
+inline constexpr int kDgain = 320, kDbias = 384;  // [64] the reads' part
+inline constexpr int kDgRow = 448, kDpRow = 960;  // [8][64]: of g and p, by slice, layer
+inline constexpr int kDots = 1472;                // [8][4]: <dW', W>, <dW', S>, <dS', S>
+}  // namespace kept
+
+struct Kept {
+  bf16* base;
+  __device__ bf16* tile(int block, int index) const {
+    return base + (int64_t{block} * kept::kTiles + index) * kTileElements;
+  }
+  __device__ float* floats(int block, int offset) const {
+    return reinterpret_cast<float*>(tile(block, kept::kFloats)) + offset;
+  }
+};
+
+void launch_gate_coefficients(const CommonParams& p, float* coefficients, cudaStream_t stream);
+
+// Runs the state through the segment: writes every chunk's first state and the last one.
+void launch_scan_states(const CommonParams& p, const MemoryScanCarry& in,
+                        const MemoryScanCarry& out, cudaStream_t stream);
+
+void launch_read(const CommonParams& p, const Rows& y, cudaStream_t stream);
+
+// The reads again, keeping what the backward kernels need, down to the last layer's adjoint.
+void launch_read_keeping(const CommonParams& p, const Rows& dy, const Kept& kept,
+                         cudaStream_t stream);
+
+// The rest of the reads' adjoint: dq, and what the reads contribute to every other gradient.
+void launch_read_backward(const CommonParams& p, const Rows& dy, const Rows& dq, const Kept& kept,
+                          cudaStream_t stream);
+
+// Runs the state's adjoint backwards through the segment; dv, and per slice dk. The norm's
+// gradients of the key passes go to norm_parts [sequences, 4, 16, 2, 64], added up over segments
+// unless `first`.
+void launch_scan_adjoint(const CommonParams& p, const MemoryScanCarry& in,
+                         const MemoryScanCarry& out, const Rows& dv, const Kept& kept,
+                         float* norm_parts, bool first, cudaStream_t stream);
+
+// dk and the gates' gradients from what the others left. Adds the reads' part of the norm's
+// gradients to norm_reads [sequences, 2, 64], or sets it if `first`.
+void launch_finish_segment(const CommonParams& p, const Rows& dk, const Rows& dv,
+                           const MemoryScanGates& dgates, const Kept& kept, float* norm_reads,
+                           bool first, cudaStream_t stream);
+
+void launch_finish_norm(const Segment& segment, const float* norm_parts, const float* norm_reads,
+                        float* dgain, float* dbias, cudaStream_t stream);
+
+}  // namespace mnemo::memory

@@ -1,0 +1,82 @@
+// Row-wise work on a warpgroup's [token, f] products, and copies of token rows.
+#pragma once
+
+#include "src/core/cuda/memory/memory_tile.cuh"
+
+namespace mnemo::memory {
+
+__device__ inline float quad_sum(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+// Replaces x by its normalised rows.
+__device__ inline void normalize(Acc& x, float epsilon, float (&r)[2]) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    float sum = 0, square = 0;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) sum += x[4 * j + 2 * i] + x[4 * j + 2 * i + 1];
+    const float mean = quad_sum(sum) * (1.0f / kTile);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        float& value = x[4 * j + 2 * i + e];
+        value -= mean;
+        square = fmaf(value, value, square);
+      }
+    }
+    r[i] = rsqrtf(quad_sum(square) * (1.0f / kTile) + epsilon);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) x[4 * j + 2 * i] *= r[i], x[4 * j + 2 * i + 1] *= r[i];
+  }
+}
+
+// y -> r (y - mean(y) - xhat mean(y xhat)), row by row.
+__device__ inline void project(Acc& y, const Acc& xhat, const float (&r)[2]) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    float m1 = 0, m2 = 0;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int at = 4 * j + 2 * i + e;
+        m1 += y[at];
+        m2 = fmaf(y[at], xhat[at], m2);
+      }
+    }
+    m1 = quad_sum(m1) * (1.0f / kTile);
+    m2 = quad_sum(m2) * (1.0f / kTile);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int at = 4 * j + 2 * i + e;
+        y[at] = r[i] * (y[at] - m1 - xhat[at] * m2);
+      }
+    }
+  }
+}
+
+// Element pair (row, col) of a swizzled tile.
+__device__ inline float2 tile_pair(const bf16* tile, int row, int col) {
+  return unpack(*reinterpret_cast<const uint32_t*>(reinterpret_cast<const char*>(tile) +
+                                                   swizzle_offset(row, col)));
+}
+
+// Writes the first `count` rows of a tile to token rows; 128 threads.
+__device__ inline void write_rows(bf16* to, int64_t stride, const bf16* tile, int count,
+                                  int thread) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int row = (thread >> 3) + 16 * i, col = 8 * (thread & 7);
+    if (row < count) {
+      *reinterpret_cast<uint4*>(to + row * stride + col) = *reinterpret_cast<const uint4*>(
+          reinterpret_cast<const char*>(tile) + swizzle_offset(row, col));
+    }
+  }
+}
+
+}  // namespace mnemo::memory

@@ -1,0 +1,101 @@
+// The neural memory's scan on a Hopper GPU: forward from carry to carry, and its exact backward.
+//
+// For each batch entry and head a two-layer network f_W(x) = [x +] LN(W2 silu(W1 x)) is trained
+// on the tokens' keys and values while the tokens' queries are read from it:
+//
+//   u_t = grad_W 1/2 |f_W(k_t) - v_t|^2          at the state that began the token's chunk
+//   S_t = eta_t S_{t-1} - theta_t u_t
+//   W_t = (1 - alpha_t) W_{t-1} + S_t
+//   y_t = f_{W_t}(q_t)
+//
+// Plain C++: no CUDA header is needed to include this. All pointers are device pointers. Nothing
+// here allocates, synchronises or keeps state; calls only enqueue work on `stream`, so they may
+// come from any thread, and buffers must live until the stream has passed them.
+// Two runs on the same inputs give the same bits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+struct CUstream_st;
+
+namespace mnemo {
+
+struct MemoryScanShape {
+  int64_t batch = 0;
+  int64_t tokens = 0;  // any number; the last chunk may be shorter
+  int64_t heads = 0;
+  int head_dim = 64;
+  int hidden = 256;
+  int depth = 2;
+  int chunk = 64;
+  bool norm = true;      // layer norm at the network's end
+  bool residual = true;  // x + ...
+  float epsilon = 1e-6f;
+};
+
+// bf16 rows [batch, tokens, heads, head_dim]: the last two dimensions dense, strides in elements
+// and multiples of 8, data 16-byte aligned.
+struct MemoryScanRows {
+  void* data = nullptr;
+  int64_t batch_stride = 0;
+  int64_t token_stride = 0;
+};
+
+// fp32, dense: w1, s1 [batch, heads, hidden, head_dim]; w2, s2 [batch, heads, head_dim, hidden].
+struct MemoryScanCarry {
+  float* w1 = nullptr;
+  float* w2 = nullptr;
+  float* s1 = nullptr;
+  float* s2 = nullptr;
+};
+
+// fp32, dense [batch, tokens, heads].
+struct MemoryScanGates {
+  float* theta = nullptr;
+  float* eta = nullptr;
+  float* alpha = nullptr;
+};
+
+struct MemoryScanForwardArgs {
+  MemoryScanShape shape;
+  MemoryScanRows q, k, v;
+  MemoryScanGates gates;
+  const float* norm_gain = nullptr;  // [heads, head_dim]
+  const float* norm_bias = nullptr;  // [heads, head_dim]
+  MemoryScanCarry carry_in;
+  MemoryScanRows y;              // out
+  MemoryScanCarry carry_out;     // out; may not alias carry_in
+  void* workspace = nullptr;     // MemoryScanForwardWorkspace bytes, 1024-byte aligned
+  float* checkpoints = nullptr;  // out, MemoryScanCheckpointBytes; null when no backward follows
+};
+
+struct MemoryScanBackwardArgs {
+  MemoryScanShape shape;
+  MemoryScanRows q, k, v;
+  MemoryScanGates gates;
+  const float* norm_gain = nullptr;
+  const float* norm_bias = nullptr;
+  const float* checkpoints = nullptr;  // as the forward pass left them
+  MemoryScanRows dy;
+  MemoryScanCarry dcarry_out;   // adjoint of carry_out
+  MemoryScanRows dq, dk, dv;    // out
+  MemoryScanGates dgates;       // out
+  float* dnorm_gain = nullptr;  // out [heads, head_dim]
+  float* dnorm_bias = nullptr;  // out [heads, head_dim]
+  MemoryScanCarry dcarry_in;    // out; may not alias dcarry_out
+  void* workspace = nullptr;    // MemoryScanBackwardWorkspace bytes, 1024-byte aligned
+};
+
+// Whether these kernels cover the shape. Everything below requires that they do.
+bool MemoryScanSupports(const MemoryScanShape& shape);
+
+size_t MemoryScanForwardWorkspace(const MemoryScanShape& shape);
+size_t MemoryScanBackwardWorkspace(const MemoryScanShape& shape);
+size_t MemoryScanCheckpointBytes(const MemoryScanShape& shape);
+
+// Null on success, else the CUDA runtime's message; outputs are then undefined.
+const char* MemoryScanForward(const MemoryScanForwardArgs& args, CUstream_st* stream);
+const char* MemoryScanBackward(const MemoryScanBackwardArgs& args, CUstream_st* stream);
+
+}  // namespace mnemo

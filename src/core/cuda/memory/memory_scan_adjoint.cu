@@ -1,0 +1,475 @@
+// The sequential half of the backward pass: the state's adjoint, chunk after chunk, last first.
+//
+// A cluster of four CTAs runs one sequence, one hidden slice each; warpgroup `layer` of a CTA keeps
+// the adjoints of that layer's W and S in fp32 in registers, their bf16 copies in shared memory.
+// The two layers do the same thing to W' = .. - F^T diag(g) In (F = D1, In = K below; F = H,
+// In = D2 above); they meet where dU goes up into dD2 and dO comes down into dH. Only dD2 [token,
+// f] crosses the cluster: the partial sums of sixteen tokens go to the CTA that owns them, which
+// takes them through the layer norm's second derivative and sends dO back to all.
+#include "src/core/cuda/memory/memory_kernels.cuh"
+#include "src/core/cuda/memory/memory_rows.cuh"
+
+namespace mnemo::memory {
+namespace {
+
+constexpr int kRanks = kSlices;
+constexpr int kThreads = 256;
+constexpr int kOwned = kTile / kRanks;
+constexpr int kPartStride = 68;  // floats
+constexpr uint32_t kPartBytes = (kRanks - 1) * kOwned * kTile * 4;
+constexpr uint32_t kDoBytes = (kRanks - 1) * kOwned * kTile * 2;
+
+struct Stage {
+  bf16 k[kTileElements];           // [token, f]
+  bf16 d2[kTileElements];          // [token, f]
+  bf16 h[kTileElements];           // [token, hidden]
+  bf16 d1[kTileElements];          // [token, hidden]
+  bf16 weights[2][kTileElements];  // W1, W2^T [hidden, f]
+};
+
+struct SharedStorage {
+  alignas(1024) Stage stage[2];
+  bf16 adjoint[2][2][kTileElements];        // [layer][W, S], [hidden, f]
+  bf16 du[kTileElements];                   // [token, hidden]
+  bf16 curve[kTileElements];                // dD1 o U o act'', [token, hidden]
+  bf16 dz[kTileElements];                   // [token, hidden]
+  bf16 d_o[kTileElements];                  // [token, f]
+  float4 back[8][128];                      // upper layer's part of dD2, register order
+  float part[kRanks][kOwned][kPartStride];  // [source CTA, own token, f]
+  float coefficients[2][kCoefficients];
+  float gain[kTile], bias[kTile];
+  uint64_t stage_bar[2], part_bar, do_bar;
+};
+
+struct Params {
+  CommonParams common;
+  MemoryScanCarry in, out;
+  Rows dv;
+  Kept kept;
+  float* norm_parts;
+  bool first;
+};
+
+// Element i of a thread in the caller's [hidden, f] or [f, hidden] weights.
+__device__ int element_offset(int i, int slice, bool second) {
+  const int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
+  const int hid = slice * kTile + 16 * warp + lane / 4 + 8 * ((i >> 1) & 1);
+  const int f = 8 * (i >> 2) + 2 * (lane & 3) + (i & 1);
+  return second ? f * (kSlices * kTile) + hid : hid * kTile + f;
+}
+
+__device__ float token_sum(float x) {  // over the sixteen lanes of one token
+#pragma unroll
+  for (int mask = 1; mask < 16; mask *= 2) x += __shfl_xor_sync(0xffffffffu, x, mask);
+  return x;
+}
+
+__device__ float warp_sum(float x) {
+#pragma unroll
+  for (int mask = 1; mask < 32; mask *= 2) x += __shfl_xor_sync(0xffffffffu, x, mask);
+  return x;
+}
+
+__device__ void prefetch(const Params& p, SharedStorage& s, int sequence, int rank, int step) {
+  const Segment& seg = p.common.segment;
+  const int chunk = seg.chunks - 1 - step, block = sequence * seg.chunks + chunk;
+  const int thread = threadIdx.x;
+  Stage& stage = s.stage[step & 1];
+  if (thread == 0) {
+    uint64_t* bar = &s.stage_bar[step & 1];
+    mbar_expect(bar, 5 * kTileBytes);
+    bulk_load(stage.d2, p.kept.tile(block, kept::kD2), kTileBytes, bar);
+    bulk_load(stage.h, p.kept.tile(block, kept::kPerSlice * rank + kept::kH), 2 * kTileBytes, bar);
+    bulk_load(stage.weights,
+              p.common.states + int64_t{block} * kStateElements + rank * 4 * kTileElements,
+              2 * kTileBytes, bar);
+  }
+  const int64_t first = seg.first_token + int64_t{chunk} * kTile;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int row = (thread >> 3) + 32 * i, col = 8 * (thread & 7);
+    const int64_t token = min(first + row, seg.tokens - 1);
+    copy_async(smem_address(stage.k) + swizzle_offset(row, col),
+               p.common.k.at(seg, sequence, token) + col, first + row < seg.tokens);
+  }
+  if (thread < kCoefficients / 4) {
+    copy_async(smem_address(&s.coefficients[step & 1][4 * thread]),
+               p.common.coefficients + int64_t{block} * kCoefficients + 4 * thread, true);
+  }
+  copy_commit();
+}
+
+// What the owner of a token needs besides the sum: four features from 4 (lane % 16) on.
+struct OwnToken {
+  float4 xhat;
+  float r;
+  uint2 v, dd2;
+};
+
+__device__ OwnToken load_own(const Params& p, int sequence, int block, int64_t token, int row) {
+  const Segment& seg = p.common.segment;
+  const int f = 4 * (threadIdx.x & 15);
+  OwnToken o;
+  o.xhat = *reinterpret_cast<const float4*>(
+      reinterpret_cast<const float*>(p.kept.tile(block, kept::kXhat)) + row * kTile + f);
+  o.r = p.kept.floats(block, kept::kInvDeviation)[row];
+  o.dd2 = *reinterpret_cast<const uint2*>(
+      reinterpret_cast<const char*>(p.kept.tile(block, kept::kDd2)) + swizzle_offset(row, f));
+  o.v = token < seg.tokens
+            ? *reinterpret_cast<const uint2*>(p.common.v.at(seg, sequence, token) + f)
+            : make_uint2(0, 0);
+  return o;
+}
+
+__device__ void to_floats(float (&x)[4], uint2 v) {
+  const float2 lo = unpack(v.x), hi = unpack(v.y);
+  x[0] = lo.x, x[1] = lo.y, x[2] = hi.x, x[3] = hi.y;
+}
+
+// Adjoint of the token's delta -> adjoints of the network's output and of the error.
+__device__ void delta_backward(const Params& p, const SharedStorage& s, const Stage& stage,
+                               const OwnToken& own, int row, int local, float (&d_o)[4],
+                               float (&derr)[4], float (&dgain)[4], float (&dbias)[4]) {
+  const int f = 4 * (threadIdx.x & 15);
+  const float xhat[4] = {own.xhat.x, own.xhat.y, own.xhat.z, own.xhat.w};
+  const float r = own.r;
+  float ds[4], v[4], k[4];
+  to_floats(ds, own.dd2);
+  to_floats(v, own.v);
+  to_floats(k, *reinterpret_cast<const uint2*>(reinterpret_cast<const char*>(stage.k) +
+                                               swizzle_offset(row, f)));
+#pragma unroll
+  for (int source = 0; source < kRanks; ++source) {
+    const float4 x = *reinterpret_cast<const float4*>(&s.part[source][local][f]);
+    ds[0] += x.x, ds[1] += x.y, ds[2] += x.z, ds[3] += x.w;
+  }
+  const float residual = p.common.residual ? 1 : 0;
+  float error[4], gg[4], m1 = 0, m2 = 0, n1 = 0, n2 = 0, dd = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    error[i] = fmaf(s.gain[f + i], xhat[i], s.bias[f + i] - v[i]) + residual * k[i];
+    gg[i] = error[i] * s.gain[f + i];
+    ds[i] *= r;
+    m1 += gg[i], m2 = fmaf(gg[i], xhat[i], m2);
+    n1 += ds[i], n2 = fmaf(ds[i], xhat[i], n2);
+    dd = fmaf(ds[i], gg[i], dd);
+  }
+  constexpr float kMean = 1.0f / kTile;
+  m1 = token_sum(m1) * kMean, m2 = token_sum(m2) * kMean;
+  n1 = token_sum(n1) * kMean, n2 = token_sum(n2) * kMean;
+  // Mean of the delta's adjoint times the delta.
+  dd = token_sum(dd) * kMean - m1 * n1 - m2 * n2;
+  float dx[4], x1 = 0, x2 = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float dgg = ds[i] - n1 - xhat[i] * n2;
+    derr[i] = dgg * s.gain[f + i];
+    dgain[i] += fmaf(dgg, error[i], derr[i] * xhat[i]);
+    dbias[i] += derr[i];
+    dx[i] = derr[i] * s.gain[f + i] - ds[i] * m2 - gg[i] * n2;
+    x1 += dx[i], x2 = fmaf(dx[i], xhat[i], x2);
+  }
+  x1 = token_sum(x1) * kMean, x2 = token_sum(x2) * kMean;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) d_o[i] = r * (dx[i] - x1 - xhat[i] * (x2 + dd));
+}
+
+__device__ void scale_rows(Frag& out, const Frag& x, float low, float high) {
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float2 v = unpack(x[i]);
+    const float scale = (i & 1) ? high : low;
+    out[i] = pack(scale * v.x, scale * v.y);
+  }
+}
+
+__global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
+    scan_adjoint_kernel(const __grid_constant__ Params p) {
+  extern __shared__ __align__(1024) char raw[];
+  SharedStorage& s = *reinterpret_cast<SharedStorage*>(raw);
+  const Segment& seg = p.common.segment;
+  const int thread = threadIdx.x, lane = thread & 31;
+  const int warp = __shfl_sync(0xffffffffu, thread >> 5, 0);
+  const int layer = warp >> 2;
+  const int rank = static_cast<int>(cluster_rank());
+  const int sequence = blockIdx.x / kRanks;
+  const int64_t carry = int64_t{sequence} * kSlices * kTileElements;
+  const int row = 16 * (warp & 3) + lane / 4, col = 2 * (lane & 3);
+
+  Acc dw, ds;
+  {
+    const float* from_w = (layer ? p.in.w2 : p.in.w1) + carry;
+    const float* from_s = (layer ? p.in.s2 : p.in.s1) + carry;
+#pragma unroll
+    for (int i = 0; i < 32; ++i) {
+      dw[i] = from_w[element_offset(i, rank, layer)];
+      ds[i] = from_s[element_offset(i, rank, layer)];
+    }
+  }
+  const auto store_adjoint = [&] {
+    Frag frag;
+    to_frag(frag, dw), store_frag(s.adjoint[layer][0], frag);
+    to_frag(frag, ds), store_frag(s.adjoint[layer][1], frag);
+  };
+  if (thread == 0) {
+    mbar_init(&s.stage_bar[0], 1);
+    mbar_init(&s.stage_bar[1], 1);
+    mbar_init(&s.part_bar, 1 + 1);  // the other CTAs' bytes, this CTA's warp
+    mbar_init(&s.do_bar, 1 + 8);    // the other CTAs' bytes, this CTA's eight warps
+    mbar_init_fence();
+    fence_async();
+  }
+  prefetch(p, s, sequence, rank, 0);
+  if (thread < kTile) {
+    s.gain[thread] = p.common.gain[sequence % seg.heads * kTile + thread];
+    s.bias[thread] = p.common.bias[sequence % seg.heads * kTile + thread];
+  }
+  store_adjoint();
+  copy_wait<0>();
+  fence_async();
+  cluster_sync();
+
+  const int local = 2 * warp + (lane >> 4), own_row = kOwned * rank + local;
+  // Warp w of the lower layer's warpgroup holds the tokens of CTA w.
+  const int owner = warp & 3;
+  float* part_here = &s.part[rank][lane / 4][col];
+  float dgain[4] = {}, dbias[4] = {};
+
+  for (int step = 0; step < seg.chunks; ++step) {
+    const int parity = step & 1, chunk = seg.chunks - 1 - step;
+    const int block = sequence * seg.chunks + chunk;
+    Stage& stage = s.stage[parity];
+    const float* g = s.coefficients[parity];
+    const int64_t first = seg.first_token + int64_t{chunk} * kTile;
+    const auto slice_tile = [&](int index) {
+      return p.kept.tile(block, kept::kPerSlice * rank + index);
+    };
+    if (thread == 0) {
+      mbar_expect(&s.part_bar, kPartBytes);
+      mbar_expect(&s.do_bar, kDoBytes);
+    }
+    if (step + 1 < seg.chunks) prefetch(p, s, sequence, rank, step + 1);
+    const OwnToken own = load_own(p, sequence, block, first + own_row, own_row);
+    const bf16* in = layer ? stage.d2 : stage.k;
+    const bf16* factor = layer ? stage.h : stage.d1;
+    // Adjoint of W' = .. - F^T diag(g) In, S' = .. - F^T diag(p) In.
+    Acc acc, back;
+    Frag f, slope;
+    load_fragment(f, p.kept.tile(block, (layer ? kept::kDh : kept::kDd1) + rank));
+    load_fragment(slope, slice_tile(kept::kSlopeK));
+    mbar_wait(&s.stage_bar[parity], (step >> 1) & 1);
+    {
+      Acc reads;
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        const float2 v = unpack(f[i]);
+        reads[2 * i] = v.x, reads[2 * i + 1] = v.y;
+      }
+      wgmma_fence();
+      product<1, false, false>(acc, in, s.adjoint[layer][0], false);
+      product<1, false, false>(back, in, s.adjoint[layer][1], false);
+      wgmma_commit();
+      load_frag(f, factor);
+      wgmma_wait<0>();
+      float dg[2] = {}, dp[2] = {};
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        const float2 v = unpack(f[i]);
+        dg[i & 1] = fmaf(acc[2 * i], v.x, fmaf(acc[2 * i + 1], v.y, dg[i & 1]));
+        dp[i & 1] = fmaf(back[2 * i], v.x, fmaf(back[2 * i + 1], v.y, dp[i & 1]));
+      }
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        dg[i] = quad_sum(dg[i]), dp[i] = quad_sum(dp[i]);
+        if ((lane & 3) == 0) {
+          const int at = (2 * rank + layer) * kTile + row + 8 * i;
+          p.kept.floats(block, kept::kDgRow)[at] = dg[i];
+          p.kept.floats(block, kept::kDpRow)[at] = dp[i];
+        }
+      }
+      const float g0 = g[row], g1 = g[row + 8], p0 = g[kTile + row], p1 = g[kTile + row + 8];
+#pragma unroll
+      for (int i = 0; i < 32; ++i) {
+        const bool high = (i >> 1) & 1;
+        acc[i] = reads[i] - (high ? g1 : g0) * acc[i] - (high ? p1 : p0) * back[i];
+      }
+      Frag gf, pf;
+      scale_rows(gf, f, g0, g1);
+      scale_rows(pf, f, p0, p1);
+      wgmma_fence();
+      product<-1, true>(back, gf, s.adjoint[layer][0], false);
+      product<-1, true>(back, pf, s.adjoint[layer][1], true);
+      wgmma_commit();
+      wgmma_wait<0>();
+    }
+    // acc: dD1 or dH so far; back: part of dK or of dD2.
+    Frag du;
+    if (layer == 0) {
+      Frag curve;
+      load_fragment(curve, slice_tile(kept::kCurve));
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        const float2 d = unpack(slope[i]), c = unpack(curve[i]);
+        du[i] = pack(acc[2 * i] * d.x, acc[2 * i + 1] * d.y);
+        curve[i] = pack(acc[2 * i] * c.x, acc[2 * i + 1] * c.y);
+      }
+      store_frag(s.du, du);
+      store_frag(s.curve, curve);
+      fence_async();
+    } else {
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        s.back[j][thread & 127] =
+            make_float4(back[4 * j], back[4 * j + 1], back[4 * j + 2], back[4 * j + 3]);
+      }
+    }
+    __syncthreads();
+    if (layer == 0) {  // dU W2^T on top, then to the tokens' owners
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const float4 x = s.back[j][thread];
+        acc[4 * j] = x.x, acc[4 * j + 1] = x.y, acc[4 * j + 2] = x.z, acc[4 * j + 3] = x.w;
+      }
+      wgmma_fence();
+      product<1, true>(acc, du, stage.weights[1], true);
+      wgmma_commit();
+      wgmma_wait<0>();
+      const uint32_t there = map_rank(smem_address(part_here), owner);
+      const uint32_t bar_there = map_rank(smem_address(&s.part_bar), owner);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int at = 8 * i * kPartStride + 8 * j;
+          const float2 x = make_float2(acc[4 * j + 2 * i], acc[4 * j + 2 * i + 1]);
+          if (owner == rank) {
+            *reinterpret_cast<float2*>(part_here + at) = x;
+          } else {
+            send(there + 4 * at, make_uint2(__float_as_uint(x.x), __float_as_uint(x.y)), bar_there);
+          }
+        }
+      }
+      __syncwarp();
+      if (owner == rank && lane == 0) mbar_arrive(&s.part_bar);
+    }
+    // While they travel: W' = A W + B S, S' = E S of the state, and the adjoints of A, B, E.
+    {
+      const float a = g[128], b = g[129], e = g[130];
+      const char* momenta =
+          reinterpret_cast<const char*>(p.common.states + int64_t{block} * kStateElements +
+                                        (4 * rank + 2 + layer) * kTileElements);
+      Frag w, m;
+      load_frag(w, stage.weights[layer]);
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        m[i] = *reinterpret_cast<const uint32_t*>(
+            momenta + swizzle_offset(row + 8 * (i & 1), 8 * (i >> 1) + col));
+      }
+      float dots[3] = {};
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        const float2 x = unpack(w[i]), y = unpack(m[i]);
+        dots[0] = fmaf(dw[2 * i], x.x, fmaf(dw[2 * i + 1], x.y, dots[0]));
+        dots[1] = fmaf(dw[2 * i], y.x, fmaf(dw[2 * i + 1], y.y, dots[1]));
+        dots[2] = fmaf(ds[2 * i], y.x, fmaf(ds[2 * i + 1], y.y, dots[2]));
+      }
+      load_fragment(w, p.kept.tile(block, kept::kDweights + 4 * rank + layer));
+      load_fragment(m, p.kept.tile(block, kept::kDweights + 4 * rank + 2 + layer));
+#pragma unroll
+      for (int i = 0; i < 3; ++i) dots[i] = warp_sum(dots[i]);
+      if (lane == 0) {
+        reinterpret_cast<float4*>(p.kept.floats(block, kept::kDots))[8 * rank + warp] =
+            make_float4(dots[0], dots[1], dots[2], 0);
+      }
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        const float2 x = unpack(w[i]), y = unpack(m[i]);
+        ds[2 * i] = fmaf(b, dw[2 * i], fmaf(e, ds[2 * i], y.x));
+        ds[2 * i + 1] = fmaf(b, dw[2 * i + 1], fmaf(e, ds[2 * i + 1], y.y));
+        dw[2 * i] = fmaf(a, dw[2 * i], x.x);
+        dw[2 * i + 1] = fmaf(a, dw[2 * i + 1], x.y);
+      }
+    }
+    mbar_wait(&s.part_bar, parity);
+    {
+      float d_o[4], derr[4];
+      delta_backward(p, s, stage, own, own_row, local, d_o, derr, dgain, dbias);
+      const uint2 x = make_uint2(pack(d_o[0], d_o[1]), pack(d_o[2], d_o[3]));
+      char* here = reinterpret_cast<char*>(s.d_o) + swizzle_offset(own_row, 4 * (lane & 15));
+      *reinterpret_cast<uint2*>(here) = x;
+#pragma unroll
+      for (int i = 1; i < kRanks; ++i) {
+        const int to = (rank + i) % kRanks;
+        send(map_rank(smem_address(here), to), x, map_rank(smem_address(&s.do_bar), to));
+      }
+      __syncwarp();
+      if (lane == 0) mbar_arrive(&s.do_bar);
+      if (first + own_row < seg.tokens) {
+        *reinterpret_cast<uint2*>(p.dv.at(seg, sequence, first + own_row) + 4 * (lane & 15)) =
+            make_uint2(pack(-derr[0], -derr[1]), pack(-derr[2], -derr[3]));
+      }
+    }
+    mbar_wait(&s.do_bar, parity);
+    fence_async();
+    if (layer == 1) {
+      wgmma_fence();
+      product<1, false, false>(acc, s.d_o, stage.weights[1], true);
+      wgmma_commit();
+      load_frag(f, s.curve);
+      wgmma_wait<0>();
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        const float2 d = unpack(slope[i]), c = unpack(f[i]);
+        f[i] = pack(fmaf(acc[2 * i], d.x, c.x), fmaf(acc[2 * i + 1], d.y, c.y));
+      }
+      store_frag(s.dz, f);
+      fence_async();
+    }
+    __syncthreads();
+    wgmma_fence();
+    if (layer == 0) {
+      product<1, true, true>(dw, s.dz, stage.k, true);
+      product<1, false, true>(back, s.dz, stage.weights[0], true);
+    } else {
+      product<1, true, true>(dw, s.du, stage.d2, true);
+      product<1, true, true>(dw, stage.h, s.d_o, true);
+    }
+    wgmma_commit();
+    wgmma_wait<0>();
+    if (layer == 0) store_fragment(p.kept.tile(block, kept::kDkPart + rank), back);
+    store_adjoint();
+    copy_wait<0>();
+    fence_async();
+    __syncthreads();
+  }
+  int out_slice = rank;
+  asm volatile("" : "+r"(out_slice));  // or these addresses are kept through the loop
+  float* to_w = (layer ? p.out.w2 : p.out.w1) + carry;
+  float* to_s = (layer ? p.out.s2 : p.out.s1) + carry;
+#pragma unroll
+  for (int i = 0; i < 32; ++i) {
+    to_w[element_offset(i, out_slice, layer)] = dw[i];
+    to_s[element_offset(i, out_slice, layer)] = ds[i];
+  }
+  float* parts = p.norm_parts + ((int64_t{sequence} * kRanks + rank) * kOwned + local) * 2 * kTile +
+                 4 * (lane & 15);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    parts[i] = dgain[i] + (p.first ? 0 : parts[i]);
+    parts[kTile + i] = dbias[i] + (p.first ? 0 : parts[kTile + i]);
+  }
+  cluster_sync();  // nobody leaves while its shared memory may still be written
+}
+
+}  // namespace
+
+void launch_scan_adjoint(const CommonParams& p, const MemoryScanCarry& in,
+                         const MemoryScanCarry& out, const Rows& dv, const Kept& kept,
+                         float* norm_parts, bool first, cudaStream_t stream) {
+  constexpr int kBytes = sizeof(SharedStorage);
+  cudaFuncSetAttribute(scan_adjoint_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  scan_adjoint_kernel<<<p.segment.sequences * kRanks, kThreads, kBytes, stream>>>(
+      {p, in, out, dv, kept, norm_parts, first});
+}
+
+}  // namespace mnemo::memory

@@ -1,0 +1,324 @@
+// The sequential half of the forward pass: key pass and state update, chunk after chunk.
+//
+// A cluster of two CTAs runs one sequence. CTA r owns the hidden slices 2 r and 2 r + 1 of 64
+// units; four warpgroups share them: warpgroup (slice, layer) keeps its slice's W and S of that
+// layer in fp32 in registers and passes half of the chunk's keys through the slice. The bf16
+// operand copies are in shared memory. Only the network's output crosses the cluster: each CTA
+// adds the two partial outputs of its 32 tokens, forms their deltas and sends them to the other.
+#include "src/core/cuda/memory/memory_kernels.cuh"
+
+namespace mnemo::memory {
+namespace {
+
+constexpr int kRanks = 2;
+constexpr int kThreads = 512;
+constexpr int kOwned = kTile / kRanks;  // tokens whose delta this CTA forms
+constexpr int kPartStride = 68;         // floats; spreads the sums over the banks
+constexpr uint32_t kPartBytes = kOwned * kTile * 4, kDeltaBytes = kOwned * kTile * 2;
+
+struct SharedStorage {
+  // As the state store keeps it: for each slice W1, W2^T, S1, S2^T.
+  alignas(1024) bf16 state[2][4][kTileElements];
+  bf16 k[2][kTileElements];                 // [token, f], this chunk's and the next one's
+  bf16 v[2][kTileElements / kRanks];        // own tokens
+  bf16 d2[kTileElements];                   // [token, f]
+  bf16 scaled[2][2][kTileElements];         // [token, f]: g k, p k; g delta, p delta
+  bf16 h[2][kTileElements];                 // [hidden, token]
+  bf16 d1[2][kTileElements];                // [hidden, token]
+  float part[kRanks][kOwned][kPartStride];  // [source CTA, own token, f]
+  float coefficients[2][kCoefficients];
+  float gain[kTile], bias[kTile];
+  uint64_t part_bar, d2_bar;
+};
+
+struct Params {
+  CommonParams common;
+  MemoryScanCarry in, out;
+};
+
+using Part = float[16];  // 64 x 32
+
+// Offset of a thread's element i in [hidden, f] weights, or in second-layer ones [f, hidden].
+__device__ int element_offset(int i, int slice, bool second) {
+  const int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
+  const int hid = slice * kTile + 16 * warp + lane / 4 + 8 * ((i >> 1) & 1);
+  const int f = 8 * (i >> 2) + 2 * (lane & 3) + (i & 1);
+  return second ? f * (kSlices * kTile) + hid : hid * kTile + f;
+}
+
+__device__ void load_slice(Acc& x, const float* from, int slice, bool second) {
+#pragma unroll
+  for (int i = 0; i < 32; ++i) x[i] = from[element_offset(i, slice, second)];
+}
+
+__device__ void store_slice(const Acc& x, float* to, int slice, bool second) {
+#pragma unroll
+  for (int i = 0; i < 32; ++i) to[element_offset(i, slice, second)] = x[i];
+}
+
+__device__ void store_half(void* tile, const Part& x, int column) {
+  uint32_t frag[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) frag[i] = pack(x[2 * i], x[2 * i + 1]);
+  store_frag(tile, frag, column);
+}
+
+// Sum over the sixteen lanes that hold one token.
+__device__ float token_sum(float x) {
+#pragma unroll
+  for (int mask = 1; mask < 16; mask *= 2) x += __shfl_xor_sync(0xffffffffu, x, mask);
+  return x;
+}
+
+// Delta of one owned token: four features a lane, f = 4 (lane % 16) + i.
+__device__ void token_delta(const Params& p, const SharedStorage& s, const bf16* k_tile,
+                            const bf16* v_tile, int row, int local, float (&delta)[4]) {
+  const int f = 4 * (threadIdx.x & 15);
+  const float4 mine = *reinterpret_cast<const float4*>(&s.part[0][local][f]);
+  const float4 other = *reinterpret_cast<const float4*>(&s.part[1][local][f]);
+  float o[4] = {mine.x + other.x, mine.y + other.y, mine.z + other.z, mine.w + other.w};
+  const float mean = token_sum((o[0] + o[1]) + (o[2] + o[3])) * (1.0f / kTile);
+  float square = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    o[i] -= mean;
+    square = fmaf(o[i], o[i], square);
+  }
+  const float r = rsqrtf(token_sum(square) * (1.0f / kTile) + p.common.epsilon);
+  const uint2 k = *reinterpret_cast<const uint2*>(reinterpret_cast<const char*>(k_tile) +
+                                                  swizzle_offset(row, f));
+  const uint2 v = *reinterpret_cast<const uint2*>(reinterpret_cast<const char*>(v_tile) +
+                                                  swizzle_offset(local, f));
+  const float4 gain = *reinterpret_cast<const float4*>(s.gain + f);
+  const float4 bias = *reinterpret_cast<const float4*>(s.bias + f);
+  const float residual = p.common.residual ? 1 : 0;
+  const float keys[4] = {unpack(k.x).x, unpack(k.x).y, unpack(k.y).x, unpack(k.y).y};
+  const float values[4] = {unpack(v.x).x, unpack(v.x).y, unpack(v.y).x, unpack(v.y).y};
+  const float gains[4] = {gain.x, gain.y, gain.z, gain.w};
+  const float biases[4] = {bias.x, bias.y, bias.z, bias.w};
+  float m1 = 0, m2 = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    o[i] *= r;
+    const float error = fmaf(gains[i], o[i], biases[i] - values[i]) + residual * keys[i];
+    delta[i] = error * gains[i];
+    m1 += delta[i];
+    m2 = fmaf(delta[i], o[i], m2);
+  }
+  m1 = token_sum(m1) * (1.0f / kTile);
+  m2 = token_sum(m2) * (1.0f / kTile);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) delta[i] = r * (delta[i] - m1 - o[i] * m2);
+}
+
+// g_s x_s and p_s x_s for a [token, f] tile, eight elements a thread.
+__device__ void scale_tokens(bf16 (&out)[2][kTileElements], const bf16* tile, const float* g) {
+  const int row = threadIdx.x >> 3;
+  const int at = swizzle_offset(row, 8 * (threadIdx.x & 7));
+  const uint4 x = *reinterpret_cast<const uint4*>(reinterpret_cast<const char*>(tile) + at);
+  const float gs = g[row], ps = g[kTile + row];
+  const uint32_t in[4] = {x.x, x.y, x.z, x.w};
+  uint32_t gx[4], px[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 y = unpack(in[i]);
+    gx[i] = pack(gs * y.x, gs * y.y);
+    px[i] = pack(ps * y.x, ps * y.y);
+  }
+  *reinterpret_cast<uint4*>(reinterpret_cast<char*>(out[0]) + at) =
+      make_uint4(gx[0], gx[1], gx[2], gx[3]);
+  *reinterpret_cast<uint4*>(reinterpret_cast<char*>(out[1]) + at) =
+      make_uint4(px[0], px[1], px[2], px[3]);
+}
+
+// Keys, own values and coefficients of a chunk.
+__device__ void prefetch(const Params& p, SharedStorage& s, int sequence, int rank, int chunk) {
+  const Segment& seg = p.common.segment;
+  const int64_t first = seg.first_token + int64_t{chunk} * kTile;
+  const int row = threadIdx.x >> 3, col = 8 * (threadIdx.x & 7), slot = chunk & 1;
+  const int at = swizzle_offset(row, col);
+  const int64_t token = min(first + row, seg.tokens - 1);
+  copy_async(smem_address(s.k[slot]) + at, p.common.k.at(seg, sequence, token) + col,
+             first + row < seg.tokens);
+  const int own = row - kOwned * rank;
+  if (own >= 0 && own < kOwned) {
+    copy_async(smem_address(s.v[slot]) + swizzle_offset(own, col),
+               p.common.v.at(seg, sequence, token) + col, first + row < seg.tokens);
+  }
+  if (threadIdx.x < kCoefficients / 4) {
+    const float* from =
+        p.common.coefficients + (int64_t{sequence} * seg.chunks + chunk) * kCoefficients;
+    copy_async(smem_address(&s.coefficients[slot][4 * threadIdx.x]), from + 4 * threadIdx.x, true);
+  }
+  copy_commit();
+}
+
+__global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
+    scan_states_kernel(const __grid_constant__ Params p) {
+  extern __shared__ __align__(1024) char raw[];
+  SharedStorage& s = *reinterpret_cast<SharedStorage*>(raw);
+  const Segment& seg = p.common.segment;
+  const int thread = threadIdx.x, lane = thread & 31;
+  const int warp = __shfl_sync(0xffffffffu, thread >> 5, 0);  // told to be uniform
+  const int group = warp >> 2, slice = group >> 1, layer = group & 1;
+  const int rank = static_cast<int>(cluster_rank());
+  const int sequence = blockIdx.x / kRanks;
+  const int64_t carry = int64_t{sequence} * kSlices * kTileElements;
+  const int hidden_slice = 2 * rank + slice;
+
+  Acc w, m;  // weights and momentum of this layer and slice
+  load_slice(w, (layer ? p.in.w2 : p.in.w1) + carry, hidden_slice, layer);
+  load_slice(m, (layer ? p.in.s2 : p.in.s1) + carry, hidden_slice, layer);
+  const auto store_state = [&] {
+    Frag frag;
+    to_frag(frag, w), store_frag(s.state[slice][layer], frag);
+    to_frag(frag, m), store_frag(s.state[slice][2 + layer], frag);
+  };
+  prefetch(p, s, sequence, rank, 0);
+  if (thread < kTile) {
+    s.gain[thread] = p.common.gain[sequence % seg.heads * kTile + thread];
+    s.bias[thread] = p.common.bias[sequence % seg.heads * kTile + thread];
+  }
+  if (thread == 0) {
+    // One arrival announces the other CTA's bytes, the rest are this CTA's warps.
+    mbar_init(&s.part_bar, 1 + 8);
+    mbar_init(&s.d2_bar, 1 + 16);
+    mbar_init_fence();
+  }
+  store_state();
+  copy_wait<0>();
+  fence_async();
+  cluster_sync();
+
+  // Deltas: two tokens a warp, sixteen lanes each.
+  const int local = 2 * warp + (lane >> 4), own_row = kOwned * rank + local;
+  // Outputs: this warp's sixteen tokens, sixteen features. Half the warps hold the other's tokens.
+  const int owner = (warp & 3) >> 1;
+  float* part_here = &s.part[rank][16 * (warp & 1) + lane / 4][16 * group + 2 * (lane & 3)];
+  const uint32_t part_there = map_rank(smem_address(part_here), 1 - rank);
+  const uint32_t part_bar_there = map_rank(smem_address(&s.part_bar), 1 - rank);
+  char* d2_here = reinterpret_cast<char*>(s.d2) + swizzle_offset(own_row, 4 * (lane & 15));
+  const uint32_t d2_there = map_rank(smem_address(d2_here), 1 - rank);
+  const uint32_t d2_bar_there = map_rank(smem_address(&s.d2_bar), 1 - rank);
+  const bf16* update_a = layer ? s.h[slice] : s.d1[slice];
+
+  for (int chunk = 0; chunk < seg.chunks; ++chunk) {
+    const int parity = chunk & 1;
+    const bf16* k_tile = s.k[parity];
+    const float* g = s.coefficients[parity];
+    // Hidden activations of this slice for half of the tokens: [hidden, token].
+    Part acc;
+    wgmma_fence();
+    narrow_product<1, false, false>(acc, s.state[slice][0], k_tile, 32 * layer, false);
+    wgmma_commit();
+    if (thread == 0) {
+      mbar_expect(&s.part_bar, kPartBytes);
+      mbar_expect(&s.d2_bar, kDeltaBytes);
+      bulk_store(p.common.states + (int64_t{sequence} * seg.chunks + chunk) * kStateElements +
+                     rank * 8 * kTileElements,
+                 s.state, 8 * kTileBytes);
+      bulk_commit();
+    }
+    if (chunk + 1 < seg.chunks) prefetch(p, s, sequence, rank, chunk + 1);
+    wgmma_wait<0>();
+    uint32_t slope[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float lo = silu_and_slope(acc[2 * i]), hi = silu_and_slope(acc[2 * i + 1]);
+      slope[i] = pack(lo, hi);
+    }
+    store_half(s.h[slice], acc, 32 * layer);
+    fence_async();
+    __syncthreads();
+    // Sixteen features of the output over this CTA's hidden units, [token, f].
+    {
+      float o[8];
+      wgmma_fence();
+      narrow_product<1, true, true>(o, s.h[0], s.state[0][1], 16 * group, false);
+      narrow_product<1, true, true>(o, s.h[1], s.state[1][1], 16 * group, true);
+      wgmma_commit();
+      wgmma_wait<0>();
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int at = 8 * i * kPartStride + 8 * j;
+          const float2 x = make_float2(o[4 * j + 2 * i], o[4 * j + 2 * i + 1]);
+          if (owner == rank) {
+            *reinterpret_cast<float2*>(part_here + at) = x;
+          } else {
+            send(part_there + 4 * at, make_uint2(__float_as_uint(x.x), __float_as_uint(x.y)),
+                 part_bar_there);
+          }
+        }
+      }
+      __syncwarp();
+      if (owner == rank && lane == 0) mbar_arrive(&s.part_bar);
+    }
+    // While they travel: the part of the state update that needs no delta.
+    {
+      const float a = g[128], b = g[129], e = g[130];
+#pragma unroll
+      for (int i = 0; i < 32; ++i) w[i] = fmaf(a, w[i], b * m[i]), m[i] *= e;
+    }
+    scale_tokens(s.scaled[0], k_tile, g);
+    mbar_wait(&s.part_bar, parity);
+    {
+      float delta[4];
+      token_delta(p, s, k_tile, s.v[parity], own_row, local, delta);
+      const uint2 d = make_uint2(pack(delta[0], delta[1]), pack(delta[2], delta[3]));
+      *reinterpret_cast<uint2*>(d2_here) = d;
+      send(d2_there, d, d2_bar_there);
+      __syncwarp();
+      if (lane == 0) mbar_arrive(&s.d2_bar);
+    }
+    mbar_wait(&s.d2_bar, parity);
+    fence_async();
+    wgmma_fence();
+    narrow_product<1, false, false>(acc, s.state[slice][1], s.d2, 32 * layer, false);
+    wgmma_commit();
+    scale_tokens(s.scaled[1], s.d2, g);
+    wgmma_wait<0>();
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float2 d = unpack(slope[i]);
+      acc[2 * i] *= d.x, acc[2 * i + 1] *= d.y;
+    }
+    store_half(s.d1[slice], acc, 32 * layer);
+    fence_async();
+    // The store of this chunk's state must have read the tiles before they change.
+    if (thread == 0) bulk_wait_read();
+    __syncthreads();
+    {
+      Frag a;
+      load_frag(a, update_a);
+      wgmma_fence();
+      product<-1, true>(w, a, s.scaled[layer][0], true);
+      product<-1, true>(m, a, s.scaled[layer][1], true);
+      wgmma_commit();
+      wgmma_wait<0>();
+    }
+    store_state();
+    copy_wait<0>();
+    fence_async();
+    __syncthreads();
+  }
+  // Opaque, or the compiler computes these addresses before the loop and keeps them through it.
+  int out_slice = hidden_slice;
+  asm volatile("" : "+r"(out_slice));
+  store_slice(w, (layer ? p.out.w2 : p.out.w1) + carry, out_slice, layer);
+  store_slice(m, (layer ? p.out.s2 : p.out.s1) + carry, out_slice, layer);
+  if (thread == 0) bulk_wait();
+  cluster_sync();  // nobody leaves while its shared memory may still be written
+}
+
+}  // namespace
+
+void launch_scan_states(const CommonParams& p, const MemoryScanCarry& in,
+                        const MemoryScanCarry& out, cudaStream_t stream) {
+  constexpr int kBytes = sizeof(SharedStorage);
+  cudaFuncSetAttribute(scan_states_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  scan_states_kernel<<<p.segment.sequences * kRanks, kThreads, kBytes, stream>>>({p, in, out});
+}
+
+}  // namespace mnemo::memory

@@ -1,0 +1,293 @@
+#include "tests/bench/memory_scan/device_case.h"
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+
+namespace mnemo::memory_bench {
+
+using memory_reference::Mat;
+using memory_reference::State;
+
+void Check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) Check(cudaGetErrorString(error), what);
+}
+
+void Check(const char* error, const char* what) {
+  if (error == nullptr) return;
+  std::fprintf(stderr, "%s: %s\n", what, error);
+  std::exit(1);
+}
+
+Buffer::Buffer(size_t bytes) : bytes_(bytes) {
+  Check(cudaMalloc(&data_, bytes), "cudaMalloc");
+  Poison();
+}
+Buffer::~Buffer() { cudaFree(data_); }
+void Buffer::Poison() { Check(cudaMemset(data_, 0xff, bytes_), "cudaMemset"); }
+
+struct DeviceCase::Array {
+  std::vector<float> host;
+  size_t count;
+  bool is_bf16;
+  Buffer device;
+  Array(size_t n, bool b) : count(n), is_bf16(b), device(n * (b ? 2 : 4)) {}
+
+  void Upload() {
+    if (!is_bf16) {
+      Check(cudaMemcpy(device.data(), host.data(), count * 4, cudaMemcpyDefault), "upload");
+      return;
+    }
+    std::vector<__nv_bfloat16> rounded(count);
+    for (size_t i = 0; i < count; ++i) {
+      rounded[i] = __float2bfloat16(host[i]);
+      host[i] = __bfloat162float(rounded[i]);
+    }
+    Check(cudaMemcpy(device.data(), rounded.data(), count * 2, cudaMemcpyDefault), "upload");
+  }
+
+  void Download() {
+    host.resize(count);
+    if (!is_bf16) {
+      Check(cudaMemcpy(host.data(), device.data(), count * 4, cudaMemcpyDefault), "download");
+      return;
+    }
+    std::vector<__nv_bfloat16> rounded(count);
+    Check(cudaMemcpy(rounded.data(), device.data(), count * 2, cudaMemcpyDefault), "download");
+    for (size_t i = 0; i < count; ++i) host[i] = __bfloat162float(rounded[i]);
+  }
+};
+
+namespace {
+
+using Generator = std::mt19937;
+
+// A table of normal numbers, read from random places: fast enough for benchmark sizes.
+std::vector<float> Normal(Generator& g, size_t n, double scale) {
+  static const std::vector<float> table = [] {
+    Generator local(99);
+    std::normal_distribution<float> normal;
+    std::vector<float> t(1 << 20);
+    for (float& x : t) x = normal(local);
+    return t;
+  }();
+  std::vector<float> v(n);
+  size_t at = g();
+  for (size_t i = 0; i < n; ++i) {
+    if (i % 64 == 0) at = g();
+    v[i] = static_cast<float>(scale) * table[at++ & (table.size() - 1)];
+  }
+  return v;
+}
+
+std::vector<float> Uniform(Generator& g, size_t n, float low, float high) {
+  std::vector<float> v(n);
+  for (float& x : v) x = low + (high - low) * static_cast<float>(g() * 0x1p-32);
+  return v;
+}
+
+// silu of normal numbers, rows of 64 brought to length one on request.
+std::vector<float> Rows64(Generator& g, size_t n, bool unit) {
+  std::vector<float> v = Normal(g, n, 1);
+  for (float& x : v) x = x / (1 + std::exp(-x));
+  if (!unit) return v;
+  for (size_t i = 0; i < n; i += 64) {
+    float sum = 1e-6f;
+    for (size_t j = i; j < i + 64; ++j) sum += v[j] * v[j];
+    for (size_t j = i; j < i + 64; ++j) v[j] /= std::sqrt(sum);
+  }
+  return v;
+}
+
+}  // namespace
+
+std::shared_ptr<DeviceCase::Array> DeviceCase::Make(std::vector<float> host, bool is_bf16) {
+  auto a = std::make_shared<Array>(host.size(), is_bf16);
+  a->host = std::move(host);
+  a->Upload();
+  if (!keep_host_) std::vector<float>().swap(a->host);
+  return a;
+}
+
+DeviceCase::DeviceCase(const Case& c, bool keep_host) : case_(c), keep_host_(keep_host) {
+  const MemoryScanShape& s = c.shape;
+  Generator g(c.seed);
+  const size_t gates = s.batch * s.tokens * s.heads, rows = gates * 64;
+  const size_t weights = s.batch * s.heads * 64 * 256;
+  q_ = Make(Rows64(g, rows, true), true);
+  k_ = Make(Rows64(g, rows, true), true);
+  v_ = Make(Rows64(g, rows, false), true);
+  std::vector<float> eta = Uniform(g, gates, 0.1f, 0.95f), theta = Uniform(g, gates, 0.1f, 1.0f);
+  for (size_t i = 0; i < gates; ++i) theta[i] *= (1 - eta[i]) / 64;
+  gates_ = {Make(std::move(theta), false), Make(std::move(eta), false),
+            Make(Uniform(g, gates, 1e-5f, 1e-3f), false)};
+  gain_ = Make(Uniform(g, s.heads * 64, 0.7f, 1.3f), false);
+  bias_ = Make(Normal(g, s.heads * 64, 0.1), false);
+  carry_in_ = {Make(Normal(g, weights, 1), false), Make(Normal(g, weights, 1.0 / 16), false),
+               Make(Normal(g, weights, 0.02), false), Make(Normal(g, weights, 0.002), false)};
+  const auto output = [](size_t n, bool b) { return std::make_shared<Array>(n, b); };
+  y_ = output(rows, true);
+  for (int i = 0; i < 4; ++i) carry_out_.push_back(output(weights, false));
+  workspace_ = std::make_unique<Buffer>(MemoryScanForwardWorkspace(s));
+  if (!c.backward) return;
+  checkpoints_ = std::make_unique<Buffer>(MemoryScanCheckpointBytes(s));
+  backward_workspace_ = std::make_unique<Buffer>(MemoryScanBackwardWorkspace(s));
+  dy_ = Make(Normal(g, rows, 1), true);
+  dcarry_out_ = {Make(Normal(g, weights, 0.3), false), Make(Normal(g, weights, 1), false),
+                 Make(Normal(g, weights, 0.3), false), Make(Normal(g, weights, 1), false)};
+  dq_ = output(rows, true), dk_ = output(rows, true), dv_ = output(rows, true);
+  dgain_ = output(s.heads * 64, false), dbias_ = output(s.heads * 64, false);
+  for (int i = 0; i < 3; ++i) dgates_.push_back(output(gates, false));
+  for (int i = 0; i < 4; ++i) dcarry_in_.push_back(output(weights, false));
+}
+
+MemoryScanRows DeviceCase::RowsOf(const Array& a) const {
+  const int64_t token = case_.shape.heads * 64;
+  return {a.device.data(), case_.shape.tokens * token, token};
+}
+
+namespace {
+
+template <typename T>
+MemoryScanCarry CarryOf(const T& a) {
+  return {a[0]->device.floats(), a[1]->device.floats(), a[2]->device.floats(),
+          a[3]->device.floats()};
+}
+
+template <typename T>
+MemoryScanGates GatesOf(const T& a) {
+  return {a[0]->device.floats(), a[1]->device.floats(), a[2]->device.floats()};
+}
+
+}  // namespace
+
+const char* DeviceCase::Forward(cudaStream_t stream) {
+  MemoryScanForwardArgs a;
+  a.shape = case_.shape;
+  a.q = RowsOf(*q_), a.k = RowsOf(*k_), a.v = RowsOf(*v_), a.y = RowsOf(*y_);
+  a.gates = GatesOf(gates_);
+  a.norm_gain = gain_->device.floats(), a.norm_bias = bias_->device.floats();
+  a.carry_in = CarryOf(carry_in_), a.carry_out = CarryOf(carry_out_);
+  a.workspace = workspace_->data();
+  a.checkpoints = checkpoints_ ? checkpoints_->floats() : nullptr;
+  return MemoryScanForward(a, stream);
+}
+
+const char* DeviceCase::Backward(cudaStream_t stream) {
+  MemoryScanBackwardArgs a;
+  a.shape = case_.shape;
+  a.q = RowsOf(*q_), a.k = RowsOf(*k_), a.v = RowsOf(*v_), a.dy = RowsOf(*dy_);
+  a.dq = RowsOf(*dq_), a.dk = RowsOf(*dk_), a.dv = RowsOf(*dv_);
+  a.gates = GatesOf(gates_), a.dgates = GatesOf(dgates_);
+  a.norm_gain = gain_->device.floats(), a.norm_bias = bias_->device.floats();
+  a.dnorm_gain = dgain_->device.floats(), a.dnorm_bias = dbias_->device.floats();
+  a.checkpoints = checkpoints_->floats();
+  a.dcarry_out = CarryOf(dcarry_out_), a.dcarry_in = CarryOf(dcarry_in_);
+  a.workspace = backward_workspace_->data();
+  return MemoryScanBackward(a, stream);
+}
+
+void DeviceCase::PoisonOutputs() {
+  y_->device.Poison();
+  workspace_->Poison();
+  for (auto& a : carry_out_) a->device.Poison();
+  if (!case_.backward) return;
+  checkpoints_->Poison(), backward_workspace_->Poison();
+  for (auto& a : {dq_, dk_, dv_, dgain_, dbias_}) a->device.Poison();
+  for (auto& a : dgates_) a->device.Poison();
+  for (auto& a : dcarry_in_) a->device.Poison();
+}
+
+void DeviceCase::Fetch() {
+  y_->Download();
+  for (auto& a : carry_out_) a->Download();
+  if (!case_.backward) return;
+  for (auto& a : {dq_, dk_, dv_, dgain_, dbias_}) a->Download();
+  for (auto& a : dgates_) a->Download();
+  for (auto& a : dcarry_in_) a->Download();
+}
+
+uint64_t DeviceCase::Checksum() const {
+  uint64_t hash = 1469598103934665603u;
+  const auto add = [&](const std::shared_ptr<Array>& a) {
+    for (float x : a->host) {
+      uint32_t bits;
+      std::memcpy(&bits, &x, 4);
+      hash = (hash ^ bits) * 1099511628211u;
+    }
+  };
+  add(y_);
+  for (auto& a : carry_out_) add(a);
+  if (!case_.backward) return hash;
+  for (auto& a : {dq_, dk_, dv_, dgain_, dbias_}) add(a);
+  for (auto& a : dgates_) add(a);
+  for (auto& a : dcarry_in_) add(a);
+  return hash;
+}
+
+Mat DeviceCase::HostRows(const Array& a, int64_t sequence) const {
+  const MemoryScanShape& s = case_.shape;
+  const int64_t batch = sequence / s.heads, head = sequence % s.heads;
+  Mat m(static_cast<int>(s.tokens), 64);
+  for (int64_t t = 0; t < s.tokens; ++t)
+    for (int i = 0; i < 64; ++i)
+      m(t, i) = a.host[((batch * s.tokens + t) * s.heads + head) * 64 + i];
+  return m;
+}
+
+std::vector<double> DeviceCase::HostGates(const Array& a, int64_t sequence) const {
+  const MemoryScanShape& s = case_.shape;
+  std::vector<double> v(s.tokens);
+  for (int64_t t = 0; t < s.tokens; ++t)
+    v[t] = a.host[(sequence / s.heads * s.tokens + t) * s.heads + sequence % s.heads];
+  return v;
+}
+
+State DeviceCase::HostState(const std::vector<std::shared_ptr<Array>>& a, int64_t sequence) const {
+  const auto matrix = [&](int i) {
+    Mat m(i % 2 ? 64 : 256, i % 2 ? 256 : 64);
+    for (size_t j = 0; j < m.v.size(); ++j) m.v[j] = a[i]->host[sequence * m.v.size() + j];
+    return m;
+  };
+  return {{matrix(0), matrix(1)}, {matrix(2), matrix(3)}};
+}
+
+memory_reference::Inputs DeviceCase::HostInputs(int64_t sequence) const {
+  memory_reference::Inputs in{HostRows(*q_, sequence),
+                              HostRows(*k_, sequence),
+                              HostRows(*v_, sequence),
+                              HostGates(*gates_[0], sequence),
+                              HostGates(*gates_[1], sequence),
+                              HostGates(*gates_[2], sequence),
+                              {},
+                              {},
+                              HostState(carry_in_, sequence)};
+  const int64_t head = sequence % case_.shape.heads;
+  in.gain.assign(&gain_->host[head * 64], &gain_->host[head * 64] + 64);
+  in.bias.assign(&bias_->host[head * 64], &bias_->host[head * 64] + 64);
+  return in;
+}
+
+Mat DeviceCase::HostDy(int64_t sequence) const { return HostRows(*dy_, sequence); }
+State DeviceCase::HostDcarry(int64_t sequence) const { return HostState(dcarry_out_, sequence); }
+
+memory_reference::Outputs DeviceCase::DeviceOutputs(int64_t sequence) const {
+  return {HostRows(*y_, sequence), HostState(carry_out_, sequence)};
+}
+
+memory_reference::Gradients DeviceCase::DeviceGradients(int64_t sequence) const {
+  const int64_t head = sequence % case_.shape.heads;
+  return {HostRows(*dq_, sequence),
+          HostRows(*dk_, sequence),
+          HostRows(*dv_, sequence),
+          HostGates(*dgates_[0], sequence),
+          HostGates(*dgates_[1], sequence),
+          HostGates(*dgates_[2], sequence),
+          {&dgain_->host[head * 64], &dgain_->host[head * 64] + 64},
+          {&dbias_->host[head * 64], &dbias_->host[head * 64] + 64},
+          HostState(dcarry_in_, sequence)};
+}
+
+}  // namespace mnemo::memory_bench

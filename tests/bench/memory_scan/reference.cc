@@ -1,0 +1,425 @@
+#include "tests/bench/memory_scan/reference.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace mnemo::memory_reference {
+namespace {
+
+// c += scale * op(a) op(b), where op transposes on request.
+void Add(Mat& c, const Mat& a, bool ta, const Mat& b, bool tb, double scale = 1.0) {
+  const int m = c.rows, n = c.cols, k = ta ? a.rows : a.cols;
+  for (int i = 0; i < m; ++i) {
+    for (int l = 0; l < k; ++l) {
+      const double x = scale * (ta ? a(l, i) : a(i, l));
+      if (x == 0.0) continue;
+      for (int j = 0; j < n; ++j) c(i, j) += x * (tb ? b(j, l) : b(l, j));
+    }
+  }
+}
+
+Mat Product(const Mat& a, bool ta, const Mat& b, bool tb) {
+  Mat c(ta ? a.cols : a.rows, tb ? b.rows : b.cols);
+  Add(c, a, ta, b, tb);
+  return c;
+}
+
+void Axpy(Mat& y, double a, const Mat& x) {
+  for (size_t i = 0; i < y.v.size(); ++i) y.v[i] += a * x.v[i];
+}
+
+double Dot(const Mat& a, const Mat& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.v.size(); ++i) sum += a.v[i] * b.v[i];
+  return sum;
+}
+
+Mat Hadamard(const Mat& a, const Mat& b) {
+  Mat c = a;
+  for (size_t i = 0; i < c.v.size(); ++i) c.v[i] *= b.v[i];
+  return c;
+}
+
+Mat ScaleRows(const std::vector<double>& d, const Mat& a) {
+  Mat c = a;
+  for (int i = 0; i < a.rows; ++i)
+    for (int j = 0; j < a.cols; ++j) c(i, j) *= d[i];
+  return c;
+}
+
+void AddRowDots(std::vector<double>& out, double scale, const Mat& a, const Mat& b) {
+  for (int i = 0; i < a.rows; ++i)
+    for (int j = 0; j < a.cols; ++j) out[i] += scale * a(i, j) * b(i, j);
+}
+
+Mat Map(const Mat& a, double (*fn)(double)) {
+  Mat c = a;
+  for (double& x : c.v) x = fn(x);
+  return c;
+}
+
+double Sigmoid(double z) { return 1 / (1 + std::exp(-z)); }
+double Act(double z) { return z * Sigmoid(z); }
+double Act1(double z) {
+  const double s = Sigmoid(z);
+  return s * (1 + z * (1 - s));
+}
+double Act2(double z) {
+  const double s = Sigmoid(z);
+  return s * (1 - s) * (2 + z * (1 - 2 * s));
+}
+
+struct NormStats {
+  double r;
+  std::vector<double> xhat;
+};
+
+NormStats Normalize(const double* x, int n, double epsilon) {
+  double mean = 0, var = 0;
+  for (int i = 0; i < n; ++i) mean += x[i] / n;
+  for (int i = 0; i < n; ++i) var += (x[i] - mean) * (x[i] - mean) / n;
+  NormStats s{1 / std::sqrt(var + epsilon), std::vector<double>(n)};
+  for (int i = 0; i < n; ++i) s.xhat[i] = (x[i] - mean) * s.r;
+  return s;
+}
+
+// x -> x - mean(x) - xhat mean(x o xhat)
+std::vector<double> Project(const std::vector<double>& x, const std::vector<double>& xhat) {
+  const int n = static_cast<int>(x.size());
+  double m1 = 0, m2 = 0;
+  for (int i = 0; i < n; ++i) m1 += x[i] / n, m2 += x[i] * xhat[i] / n;
+  std::vector<double> y(n);
+  for (int i = 0; i < n; ++i) y[i] = x[i] - m1 - xhat[i] * m2;
+  return y;
+}
+
+struct Coefficients {
+  std::vector<double> a, b, e;
+  Mat g, p;
+};
+
+Coefficients MakeCoefficients(const Inputs& in, int t0, int n) {
+  Coefficients c{std::vector<double>(n), std::vector<double>(n), std::vector<double>(n), Mat(n, n),
+                 Mat(n, n)};
+  double a = 1, b = 0, e = 1;
+  for (int t = 0; t < n; ++t) {
+    const double keep = 1 - in.alpha[t0 + t], eta = in.eta[t0 + t];
+    e *= eta;
+    a *= keep;
+    b = keep * b + e;
+    c.a[t] = a, c.b[t] = b, c.e[t] = e;
+    for (int s = 0; s <= t; ++s) {
+      c.p(t, s) = s == t ? in.theta[t0 + t] : eta * c.p(t - 1, s);
+      c.g(t, s) = (s == t ? 0.0 : keep * c.g(t - 1, s)) + c.p(t, s);
+    }
+  }
+  return c;
+}
+
+// Everything one chunk computes going forward; the backward pass needs all of it.
+struct Chunk {
+  int t0, n;
+  Mat q, k, v;
+  Coefficients c;
+  State state;                        // at the chunk's start
+  std::vector<Mat> h, z, u, d;        // keys: h[i] input of layer i, z its output, d the delta
+  std::vector<Mat> x, zq, qw, qs, r;  // reads
+  Mat err;
+};
+
+Mat Rows(const Mat& a, int t0, int n) {
+  Mat c(n, a.cols);
+  std::copy_n(a.v.begin() + static_cast<size_t>(t0) * a.cols, c.v.size(), c.v.begin());
+  return c;
+}
+
+// err and the last delta from the network's raw output.
+void KeyError(const Rule& rule, const Inputs& in, const Mat& o, Chunk& c, Mat& delta) {
+  const int f = o.cols;
+  c.err = Mat(c.n, f);
+  delta = Mat(c.n, f);
+  for (int t = 0; t < c.n; ++t) {
+    NormStats st;
+    if (rule.norm) st = Normalize(&o.v[static_cast<size_t>(t) * f], f, rule.epsilon);
+    std::vector<double> gg(f);
+    for (int i = 0; i < f; ++i) {
+      const double pred = (rule.norm ? in.gain[i] * st.xhat[i] + in.bias[i] : o(t, i)) +
+                          (rule.residual ? c.k(t, i) : 0.0);
+      c.err(t, i) = pred - c.v(t, i);
+      gg[i] = c.err(t, i) * (rule.norm ? in.gain[i] : 1.0);
+    }
+    if (rule.norm) {
+      gg = Project(gg, st.xhat);
+      for (double& x : gg) x *= st.r;
+    }
+    for (int i = 0; i < f; ++i) delta(t, i) = gg[i];
+  }
+}
+
+Chunk RunChunk(const Rule& rule, const Inputs& in, const State& state, int t0, Mat* y) {
+  const int depth = rule.depth, n = std::min(rule.chunk, in.q.rows - t0), f = in.q.cols;
+  Chunk c{t0,
+          n,
+          Rows(in.q, t0, n),
+          Rows(in.k, t0, n),
+          Rows(in.v, t0, n),
+          MakeCoefficients(in, t0, n),
+          state,
+          {},
+          {},
+          {},
+          {},
+          {},
+          {},
+          {},
+          {},
+          {},
+          {}};
+  c.h.push_back(c.k);
+  for (int i = 0; i < depth; ++i) {
+    c.z.push_back(Product(c.h[i], false, state.w[i], true));
+    if (i + 1 < depth) c.h.push_back(Map(c.z[i], Act));
+  }
+  c.d.resize(depth);
+  c.u.resize(depth);
+  KeyError(rule, in, c.z[depth - 1], c, c.d[depth - 1]);
+  for (int i = depth - 2; i >= 0; --i) {
+    c.u[i] = Product(c.d[i + 1], false, state.w[i + 1], false);
+    c.d[i] = Hadamard(c.u[i], Map(c.z[i], Act1));
+  }
+  c.x.push_back(c.q);
+  for (int i = 0; i < depth; ++i) {
+    c.qw.push_back(Product(c.x[i], false, state.w[i], true));
+    c.qs.push_back(Product(c.x[i], false, state.s[i], true));
+    c.r.push_back(Product(c.x[i], false, c.h[i], true));
+    Mat z = ScaleRows(c.c.a, c.qw[i]);
+    Axpy(z, 1, ScaleRows(c.c.b, c.qs[i]));
+    Add(z, Hadamard(c.c.g, c.r[i]), false, c.d[i], false, -1);
+    c.zq.push_back(z);
+    if (i + 1 < depth) c.x.push_back(Map(z, Act));
+  }
+  if (y == nullptr) return c;
+  for (int t = 0; t < n; ++t) {
+    const Mat& z = c.zq[depth - 1];
+    NormStats st;
+    if (rule.norm) st = Normalize(&z.v[static_cast<size_t>(t) * f], f, rule.epsilon);
+    for (int i = 0; i < f; ++i)
+      (*y)(t0 + t, i) = (rule.norm ? in.gain[i] * st.xhat[i] + in.bias[i] : z(t, i)) +
+                        (rule.residual ? c.q(t, i) : 0.0);
+  }
+  return c;
+}
+
+State NextState(const Rule& rule, const Chunk& c) {
+  State next = c.state;
+  const int last = c.n - 1;
+  std::vector<double> g(c.n), p(c.n);
+  for (int s = 0; s < c.n; ++s) g[s] = c.c.g(last, s), p[s] = c.c.p(last, s);
+  for (int i = 0; i < rule.depth; ++i) {
+    for (double& x : next.w[i].v) x *= c.c.a[last];
+    Axpy(next.w[i], c.c.b[last], c.state.s[i]);
+    Add(next.w[i], c.d[i], true, ScaleRows(g, c.h[i]), false, -1);
+    for (double& x : next.s[i].v) x *= c.c.e[last];
+    Add(next.s[i], c.d[i], true, ScaleRows(p, c.h[i]), false, -1);
+  }
+  return next;
+}
+
+// Adjoints of the chunk coefficients.
+struct CoefficientGradients {
+  std::vector<double> a, b, e;
+  Mat g, p;
+};
+
+void CoefficientsBackward(const Inputs& in, const Chunk& c, CoefficientGradients d,
+                          Gradients& out) {
+  const Coefficients& k = c.c;
+  for (int t = c.n - 1; t >= 0; --t) {
+    const double keep = 1 - in.alpha[c.t0 + t], eta = in.eta[c.t0 + t];
+    const double a0 = t ? k.a[t - 1] : 1, b0 = t ? k.b[t - 1] : 0, e0 = t ? k.e[t - 1] : 1;
+    double& dalpha = out.alpha[c.t0 + t];
+    double& deta = out.eta[c.t0 + t];
+    dalpha -= d.a[t] * a0 + d.b[t] * b0;
+    d.e[t] += d.b[t];
+    deta += d.e[t] * e0;
+    if (t) {
+      d.a[t - 1] += keep * d.a[t];
+      d.b[t - 1] += keep * d.b[t];
+      d.e[t - 1] += eta * d.e[t];
+    }
+    for (int s = 0; s <= t; ++s) {
+      d.p(t, s) += d.g(t, s);
+      if (s == t) {
+        out.theta[c.t0 + t] += d.p(t, s);
+        continue;
+      }
+      dalpha -= d.g(t, s) * k.g(t - 1, s);
+      d.g(t - 1, s) += keep * d.g(t, s);
+      deta += d.p(t, s) * k.p(t - 1, s);
+      d.p(t - 1, s) += eta * d.p(t, s);
+    }
+  }
+}
+
+// Adjoint of the layer norm at the network's end: dy -> dz. Adds to the norm's gradients.
+Mat NormBackward(const Rule& rule, const Inputs& in, const Mat& z, const Mat& dy, Gradients& out) {
+  if (!rule.norm) return dy;
+  const int f = z.cols;
+  Mat dz(z.rows, f);
+  for (int t = 0; t < z.rows; ++t) {
+    const NormStats st = Normalize(&z.v[static_cast<size_t>(t) * f], f, rule.epsilon);
+    std::vector<double> gg(f);
+    for (int i = 0; i < f; ++i) {
+      gg[i] = dy(t, i) * in.gain[i];
+      out.gain[i] += dy(t, i) * st.xhat[i];
+      out.bias[i] += dy(t, i);
+    }
+    gg = Project(gg, st.xhat);
+    for (int i = 0; i < f; ++i) dz(t, i) = gg[i] * st.r;
+  }
+  return dz;
+}
+
+// Adjoint of KeyError: the delta's adjoint -> adjoints of o and of err.
+void KeyErrorBackward(const Rule& rule, const Inputs& in, const Chunk& c, const Mat& ddelta,
+                      Mat& d_o, Mat& derr, Gradients& out) {
+  const Mat& o = c.z[rule.depth - 1];
+  const int f = o.cols;
+  d_o = ddelta;
+  derr = ddelta;
+  if (!rule.norm) return;
+  for (int t = 0; t < c.n; ++t) {
+    const NormStats st = Normalize(&o.v[static_cast<size_t>(t) * f], f, rule.epsilon);
+    std::vector<double> ds(f), gg(f), dx(f);
+    double dd = 0, n2 = 0, m2 = 0;
+    for (int i = 0; i < f; ++i) {
+      ds[i] = st.r * ddelta(t, i);
+      gg[i] = c.err(t, i) * in.gain[i];
+      dd += ddelta(t, i) * c.d[rule.depth - 1](t, i);
+      n2 += ds[i] * st.xhat[i] / f;
+      m2 += gg[i] * st.xhat[i] / f;
+    }
+    const std::vector<double> dgg = Project(ds, st.xhat);
+    for (int i = 0; i < f; ++i) {
+      const double de = dgg[i] * in.gain[i];
+      derr(t, i) = de;
+      out.gain[i] += dgg[i] * c.err(t, i) + de * st.xhat[i];
+      out.bias[i] += de;
+      dx[i] = de * in.gain[i] - ds[i] * m2 - gg[i] * n2;
+    }
+    const std::vector<double> px = Project(dx, st.xhat);
+    for (int i = 0; i < f; ++i) d_o(t, i) = st.r * px[i] - st.r * st.xhat[i] * dd / f;
+  }
+}
+
+// Backward of one chunk: `dstate` is the adjoint of the state after it, then of the state before.
+void ChunkBackward(const Rule& rule, const Inputs& in, const Chunk& c, const Mat& dy, State& dstate,
+                   Gradients& out) {
+  const int depth = rule.depth, n = c.n, f = in.q.cols, last = n - 1;
+  CoefficientGradients dc{std::vector<double>(n), std::vector<double>(n), std::vector<double>(n),
+                          Mat(n, n), Mat(n, n)};
+  State dprev = c.state;
+  std::vector<Mat> dd, dh;
+  for (int i = 0; i < depth; ++i) {
+    std::fill(dprev.w[i].v.begin(), dprev.w[i].v.end(), 0.0);
+    std::fill(dprev.s[i].v.begin(), dprev.s[i].v.end(), 0.0);
+    dd.emplace_back(n, c.d[i].cols);
+    dh.emplace_back(n, c.h[i].cols);
+  }
+  // Reads.
+  Mat dz = NormBackward(rule, in, c.zq[depth - 1], dy, out);
+  for (int i = depth - 1; i >= 0; --i) {
+    AddRowDots(dc.a, 1, dz, c.qw[i]);
+    AddRowDots(dc.b, 1, dz, c.qs[i]);
+    const Mat t = Product(dz, false, c.d[i], true), m = Hadamard(c.c.g, t);
+    Axpy(dc.g, -1, Hadamard(c.r[i], t));
+    Add(dd[i], Hadamard(c.c.g, c.r[i]), true, dz, false, -1);
+    Add(dh[i], m, true, c.x[i], false, -1);
+    const Mat az = ScaleRows(c.c.a, dz), bz = ScaleRows(c.c.b, dz);
+    Add(dprev.w[i], az, true, c.x[i], false);
+    Add(dprev.s[i], bz, true, c.x[i], false);
+    Mat dx = Product(az, false, c.state.w[i], false);
+    Add(dx, bz, false, c.state.s[i], false);
+    Add(dx, m, false, c.h[i], false, -1);
+    if (i > 0) {
+      dz = Hadamard(dx, Map(c.zq[i - 1], Act1));
+      continue;
+    }
+    for (int t2 = 0; t2 < n; ++t2)
+      for (int j = 0; j < f; ++j)
+        out.q(c.t0 + t2, j) = dx(t2, j) + (rule.residual ? dy(t2, j) : 0.0);
+  }
+  // The state at the chunk's end.
+  std::vector<double> g(n), p(n), dg(n), dp(n);
+  for (int s = 0; s < n; ++s) g[s] = c.c.g(last, s), p[s] = c.c.p(last, s);
+  for (int i = 0; i < depth; ++i) {
+    const Mat hw = Product(c.h[i], false, dstate.w[i], true);
+    const Mat hs = Product(c.h[i], false, dstate.s[i], true);
+    AddRowDots(dg, -1, c.d[i], hw);
+    AddRowDots(dp, -1, c.d[i], hs);
+    Axpy(dd[i], -1, ScaleRows(g, hw));
+    Axpy(dd[i], -1, ScaleRows(p, hs));
+    Add(dh[i], ScaleRows(g, c.d[i]), false, dstate.w[i], false, -1);
+    Add(dh[i], ScaleRows(p, c.d[i]), false, dstate.s[i], false, -1);
+    dc.a[last] += Dot(dstate.w[i], c.state.w[i]);
+    dc.b[last] += Dot(dstate.w[i], c.state.s[i]);
+    dc.e[last] += Dot(dstate.s[i], c.state.s[i]);
+    Axpy(dprev.w[i], c.c.a[last], dstate.w[i]);
+    Axpy(dprev.s[i], c.c.b[last], dstate.w[i]);
+    Axpy(dprev.s[i], c.c.e[last], dstate.s[i]);
+  }
+  for (int s = 0; s < n; ++s) dc.g(last, s) += dg[s], dc.p(last, s) += dp[s];
+  // Keys: up through the deltas, then down through the network.
+  std::vector<Mat> dz_extra(depth);
+  for (int i = 0; i + 1 < depth; ++i) {
+    const Mat du = Hadamard(dd[i], Map(c.z[i], Act1));
+    dz_extra[i] = Hadamard(Hadamard(dd[i], c.u[i]), Map(c.z[i], Act2));
+    Add(dd[i + 1], du, false, c.state.w[i + 1], true);
+    Add(dprev.w[i + 1], c.d[i + 1], true, du, false);
+  }
+  Mat d_o, derr;
+  KeyErrorBackward(rule, in, c, dd[depth - 1], d_o, derr, out);
+  Mat dzk = d_o;
+  for (int i = depth - 1; i >= 0; --i) {
+    Add(dprev.w[i], dzk, true, c.h[i], false);
+    Add(dh[i], dzk, false, c.state.w[i], false);
+    if (i == 0) break;
+    dzk = Hadamard(dh[i], Map(c.z[i - 1], Act1));
+    Axpy(dzk, 1, dz_extra[i - 1]);
+  }
+  for (int t = 0; t < n; ++t) {
+    for (int j = 0; j < f; ++j) {
+      out.k(c.t0 + t, j) = dh[0](t, j) + (rule.residual ? derr(t, j) : 0.0);
+      out.v(c.t0 + t, j) = -derr(t, j);
+    }
+  }
+  CoefficientsBackward(in, c, std::move(dc), out);
+  dstate = std::move(dprev);
+}
+
+}  // namespace
+
+Outputs Forward(const Rule& rule, const Inputs& in) {
+  Outputs out{Mat(in.q.rows, in.q.cols), in.carry};
+  for (int t = 0; t < in.q.rows; t += rule.chunk)
+    out.carry = NextState(rule, RunChunk(rule, in, out.carry, t, &out.y));
+  return out;
+}
+
+Gradients Backward(const Rule& rule, const Inputs& in, const Mat& dy, const State& dcarry) {
+  const int tokens = in.q.rows, f = in.q.cols;
+  std::vector<Chunk> chunks;
+  State state = in.carry;
+  for (int t = 0; t < tokens; t += rule.chunk) {
+    chunks.push_back(RunChunk(rule, in, state, t, nullptr));
+    state = NextState(rule, chunks.back());
+  }
+  const std::vector<double> zero(tokens);
+  Gradients out{Mat(tokens, f), Mat(tokens, f),         Mat(tokens, f),         zero,  zero,
+                zero,           std::vector<double>(f), std::vector<double>(f), dcarry};
+  for (size_t i = chunks.size(); i-- > 0;)
+    ChunkBackward(rule, in, chunks[i], Rows(dy, chunks[i].t0, chunks[i].n), out.carry, out);
+  return out;
+}
+
+}  // namespace mnemo::memory_reference

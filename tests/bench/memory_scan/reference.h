@@ -1,0 +1,58 @@
+// Float64 definition of the memory scan in chunk form, forward and hand-derived backward.
+//
+// Plain loops on the host: this is the truth the CUDA kernels are compared with, and it is itself
+// checked against central differences (see check.cc). One sequence, one head.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+namespace mnemo::memory_reference {
+
+// Row-major matrix of doubles.
+struct Mat {
+  int rows = 0, cols = 0;
+  std::vector<double> v;
+  Mat() = default;
+  Mat(int r, int c) : rows(r), cols(c), v(static_cast<size_t>(r) * c, 0.0) {}
+  double& operator()(int r, int c) { return v[static_cast<size_t>(r) * cols + c]; }
+  double operator()(int r, int c) const { return v[static_cast<size_t>(r) * cols + c]; }
+};
+
+struct Rule {
+  int depth = 2;
+  int chunk = 64;
+  bool norm = true;
+  bool residual = true;
+  double epsilon = 1e-6;
+};
+
+// Weights and momenta, one matrix per layer: w[i] is [out, in].
+struct State {
+  std::vector<Mat> w, s;
+};
+
+struct Inputs {
+  Mat q, k, v;                            // [T, f]
+  std::vector<double> theta, eta, alpha;  // [T]
+  std::vector<double> gain, bias;         // [f], of the layer norm
+  State carry;
+};
+
+struct Outputs {
+  Mat y;  // [T, f]
+  State carry;
+};
+
+struct Gradients {
+  Mat q, k, v;
+  std::vector<double> theta, eta, alpha, gain, bias;
+  State carry;
+};
+
+Outputs Forward(const Rule& rule, const Inputs& in);
+
+// Exact gradients of <dy, y> + <dcarry, carry out>, second-order terms included.
+Gradients Backward(const Rule& rule, const Inputs& in, const Mat& dy, const State& dcarry);
+
+}  // namespace mnemo::memory_reference
