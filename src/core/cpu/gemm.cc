@@ -1,8 +1,11 @@
-// Matrix products: one-threaded BLAS calls over the batch and, for large products, over panels of
-// rows or columns. The cut depends on the shape alone, so results do not depend on threads.
+// Matrix products: our own tiles on one thread each, shared out over the batch and, for large
+// products, over panels of rows or columns. The cut depends on the shape alone, so results do not
+// depend on threads. Products with a side of a few elements go to BLAS, whose vector kernels suit
+// them better.
 #include <cblas.h>
 
 #include "src/core/cpu/cpu_backend.h"
+#include "src/core/cpu/gemm_tile.h"
 #include "src/core/cpu/strided_loop.h"
 
 namespace mnemo {
@@ -12,6 +15,8 @@ namespace {
 constexpr int64_t kPieceWork = 1 << 19;
 // Panels of one product: long enough that packing the other factor again costs little.
 constexpr int64_t kPanel = 256;
+// Below this many columns (or rows, with a transposed right factor) a tile would be mostly padding.
+constexpr int64_t kThin = 4;
 
 void Blas(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int m, int n, int k, float alpha, const float* a,
           int lda, const float* b, int ldb, float beta, float* c, int ldc) {
@@ -43,6 +48,12 @@ bool FindLayout(const Tensor& x, Layout* layout) {
     return true;
   }
   return false;
+}
+
+template <typename T>
+MatrixView<T> View(const T* data, const Layout& layout) {
+  if (layout.transposed) return {data, 1, layout.ld};
+  return {data, layout.ld, 1};
 }
 
 // Offsets of the matrices of a batch.
@@ -86,6 +97,7 @@ void Products(const Tensor& a, const Layout& la, const Tensor& b, const Layout& 
   int64_t panels = (cut + panel - 1) / panel;
   int64_t work = std::max<int64_t>(1, std::min(cut, panel) * (cut_rows ? n : m) * k);
   int64_t grain = std::max<int64_t>(1, kPieceWork / work);
+  bool thin = n < kThin || (m < kThin && lb.transposed);
   CBLAS_TRANSPOSE ta = la.transposed ? CblasTrans : CblasNoTrans;
   CBLAS_TRANSPOSE tb = lb.transposed ? CblasTrans : CblasNoTrans;
   ParallelFor(batch * panels, grain, [&](int64_t begin, int64_t end) {
@@ -104,7 +116,11 @@ void Products(const Tensor& a, const Layout& la, const Tensor& b, const Layout& 
         po += first;
         columns = size;
       }
-      Blas(ta, tb, rows, columns, k, alpha, pa, la.ld, pb, lb.ld, beta, po, lo.ld);
+      if (thin) {
+        Blas(ta, tb, rows, columns, k, alpha, pa, la.ld, pb, lb.ld, beta, po, lo.ld);
+      } else {
+        MultiplyTiles<T>(rows, columns, k, alpha, View(pa, la), View(pb, lb), beta, po, lo.ld);
+      }
     }
   });
 }

@@ -93,37 +93,38 @@ template <typename T>
 void UnaryOf(UnaryOp op, const Tensor& x, const Tensor& out) {
   switch (op) {
     case UnaryOp::kNegate:
-      return Map<T>(x, out, [](T a) { return -a; });
+      return Map<T>(x, out, [](T a) MNEMO_INLINE_LAMBDA { return -a; });
     case UnaryOp::kExp:
-      return Map<T>(x, out, [](T a) { return Exp(a); });
+      return Map<T>(x, out, [](T a) MNEMO_INLINE_LAMBDA { return Exp(a); });
     case UnaryOp::kLog:
-      return Map<T>(x, out, [](T a) { return Log(a); });
+      return Map<T>(x, out, [](T a) MNEMO_INLINE_LAMBDA { return Log(a); });
     case UnaryOp::kSqrt:
-      return Map<T>(x, out, [](T a) { return SquareRoot(a); });
+      return Map<T>(x, out, [](T a) MNEMO_INLINE_LAMBDA { return SquareRoot(a); });
     case UnaryOp::kRsqrt:
-      return Map<T>(x, out, [](T a) { return T(1) / SquareRoot(a); });
+      return Map<T>(x, out, [](T a) MNEMO_INLINE_LAMBDA { return T(1) / SquareRoot(a); });
     case UnaryOp::kReciprocal:
-      return Map<T>(x, out, [](T a) { return T(1) / a; });
+      return Map<T>(x, out, [](T a) MNEMO_INLINE_LAMBDA { return T(1) / a; });
     case UnaryOp::kSigmoid:
-      return Map<T>(x, out, [](T a) { return Sigmoid(a); });
+      return Map<T>(x, out, [](T a) MNEMO_INLINE_LAMBDA { return Sigmoid(a); });
     case UnaryOp::kTanh:
-      return Map<T>(x, out, [](T a) { return Tanh(a); });
+      return Map<T>(x, out, [](T a) MNEMO_INLINE_LAMBDA { return Tanh(a); });
     case UnaryOp::kRelu:
-      return Map<T>(x, out, [](T a) { return a <= T(0) ? T(0) : a; });  // keeps NaN
+      return Map<T>(x, out,
+                    [](T a) MNEMO_INLINE_LAMBDA { return a <= T(0) ? T(0) : a; });  // keeps NaN
     case UnaryOp::kStep:
-      return Map<T>(x, out, [](T a) { return a > T(0) ? T(1) : T(0); });
+      return Map<T>(x, out, [](T a) MNEMO_INLINE_LAMBDA { return a > T(0) ? T(1) : T(0); });
     case UnaryOp::kSilu:
-      return Map<T>(x, out, [](T a) { return a * Sigmoid(a); });
+      return Map<T>(x, out, [](T a) MNEMO_INLINE_LAMBDA { return a * Sigmoid(a); });
     case UnaryOp::kSiluGrad:
-      return Map<T>(x, out, [](T a) { return SiluGrad(a); });
+      return Map<T>(x, out, [](T a) MNEMO_INLINE_LAMBDA { return SiluGrad(a); });
     case UnaryOp::kSiluGrad2:
-      return Map<T>(x, out, [](T a) { return SiluGrad2(a); });
+      return Map<T>(x, out, [](T a) MNEMO_INLINE_LAMBDA { return SiluGrad2(a); });
     case UnaryOp::kGelu:
-      return Map<T>(x, out, [](T a) { return a * Sigmoid(GeluArgument(a)); });
+      return Map<T>(x, out, [](T a) MNEMO_INLINE_LAMBDA { return a * Sigmoid(GeluArgument(a)); });
     case UnaryOp::kGeluGrad:
-      return Map<T>(x, out, [](T a) { return GeluGrad(a); });
+      return Map<T>(x, out, [](T a) MNEMO_INLINE_LAMBDA { return GeluGrad(a); });
     case UnaryOp::kGeluGrad2:
-      return Map<T>(x, out, [](T a) { return GeluGrad2(a); });
+      return Map<T>(x, out, [](T a) MNEMO_INLINE_LAMBDA { return GeluGrad2(a); });
   }
   MNEMO_CHECK(false, "unary op {}", static_cast<int>(op));
 }
@@ -140,7 +141,7 @@ void CpuDevice::Affine(const Tensor& x, double scale, double shift, const Tensor
   DispatchFloat(out.dtype(), [&](auto zero) {
     using T = decltype(zero);
     T s = static_cast<T>(scale), t = static_cast<T>(shift);
-    Map<T>(x, out, [s, t](T a) { return Fma(s, a, t); });
+    Map<T>(x, out, [s, t](T a) MNEMO_INLINE_LAMBDA { return Fma(s, a, t); });
   });
 }
 

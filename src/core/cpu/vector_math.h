@@ -10,6 +10,7 @@
 
 // A loop is vectorised only if everything in it is inlined, however long.
 #define MNEMO_INLINE [[gnu::always_inline]] inline
+#define MNEMO_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace mnemo {
 

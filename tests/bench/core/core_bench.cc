@@ -1,11 +1,11 @@
 // Times the CPU backend's kernels at the shapes that training runs most: 32 heads, chunks of 64
 // tokens, keys of 64, hidden layers of 256. Prints GFLOP/s for products and GB/s (bytes read and
-// written once) for the rest. Usage: core_bench [threads].
+// written once) for the rest. Usage: core_bench [threads [part of a name]].
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
+#include <ctime>
 #include <functional>
 #include <vector>
 
@@ -16,26 +16,31 @@
 namespace mnemo {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+// With one thread its own processor time, which other processes do not lengthen; else the clock.
+double Now() {
+  timespec now;
+  clock_gettime(ThreadsForThisThread() == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
 
-// Seconds of one call: the median of several batches that each take some milliseconds.
+// Seconds of one call: the best of many short batches, so that other work on the machine disturbs
+// it as little as possible.
 double Seconds(const std::function<void()>& run) {
   run();
   int calls = 1;
-  std::vector<double> times;
-  for (int batch = 0; batch < 12;) {
-    Clock::time_point start = Clock::now();
+  double best = 0;
+  for (int batch = 0; batch < 60;) {
+    double start = Now();
     for (int i = 0; i < calls; ++i) run();
-    double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    if (seconds < 5e-3) {
+    double seconds = Now() - start;
+    if (seconds < 1e-3) {
       calls *= 2;
       continue;
     }
-    times.push_back(seconds / calls);
+    best = batch == 0 ? seconds / calls : std::min(best, seconds / calls);
     ++batch;
   }
-  std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
-  return times[times.size() / 2];
+  return best;
 }
 
 Tensor Random(const Shape& shape, DType dtype = DType::kF32) {
@@ -45,8 +50,11 @@ Tensor Random(const Shape& shape, DType dtype = DType::kF32) {
   return Tensor::FromHost(values, shape, dtype);
 }
 
+std::string filter;  // only what contains this is timed
+
 void Report(const std::string& name, double work, const char* unit,
             const std::function<void()>& run) {
+  if (name.find(filter) == std::string::npos) return;
   double seconds = Seconds(run);
   fmt::print("{:<58}{:>10.1f} us {:>9.1f} {}\n", name, seconds * 1e6, work / seconds * 1e-9, unit);
 }
@@ -160,6 +168,7 @@ void BenchReductions() {
 
 int main(int argc, char** argv) {
   if (argc > 1) mnemo::SetThreadsForThisThread(std::max(1, std::atoi(argv[1])));
+  if (argc > 2) mnemo::filter = argv[2];
   fmt::print("threads: {}\n", mnemo::ThreadsForThisThread());
   mnemo::BenchProducts();
   mnemo::BenchElementwise();
