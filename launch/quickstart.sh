@@ -54,7 +54,7 @@ main() {
   "$mnemo" train "$root/configs/quickstart_mac.textproto" --run-dir "$run" --overwrite \
     --shards "$run/shards" --eval-shards "$run/shards" >"$run/train.txt"
   say "evaluating on held-out text"
-  "$mnemo" eval --model "$run/model" --shards "$run/shards" | tee "$run/eval.txt"
+  "$mnemo" eval --model "$run/model" --shards "$run/shards" --max-tokens 200000 | tee "$run/eval.txt"
 
   local first held_out
   first="$(number_after '"loss":' <"$run/metrics.jsonl")"

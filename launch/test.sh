@@ -30,13 +30,16 @@ run_tests() {
     tee "$log" || failed+=("$name")
   summaries+=("$name: $log")
 }
+
+# The sanitizers' memory layouts do not fit kernels that randomise addresses widely.
 runner=(env)
+if setarch "$(uname -m)" -R true 2>/dev/null; then runner=(setarch "$(uname -m)" -R); fi
 
 # The targets behind the tests of a label, so that a sanitizer build makes nothing else. A test is
 # named after its program; scripts need `mnemo`.
 targets_of() {
   local dir="$1" label="$2" all
-  all="$(ninja -C "$dir" -t targets all | sed -n 's/: phony$//p')"
+  all="$(ninja -C "$dir" -t targets all | sed -n 's/:.*//p')"
   echo mnemo
   ctest --test-dir "$dir" -N -L "^$label\$" | sed -n 's/^ *Test *#[0-9]*: //p' |
     grep -Fx -f - <(printf '%s\n' "$all") || true
@@ -71,11 +74,8 @@ test_sanitized() {
 }
 
 test_threads() {
-  # The thread sanitizer's memory layout does not fit kernels that randomise addresses widely.
-  if setarch "$(uname -m)" -R true 2>/dev/null; then runner=(setarch "$(uname -m)" -R); fi
   # OpenBLAS is not instrumented: its own threads would look like races.
   OPENBLAS_NUM_THREADS=1 test_sanitized tsan thread threads
-  runner=(env)
 }
 
 compile_cuda() {
