@@ -3,9 +3,11 @@
 //   x += Mixer(RMSNorm(x)); x += SwiGLU(RMSNorm(x)).
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <vector>
 
+#include "src/core/fused/memory_scan.h"
 #include "src/model/carry.h"
 #include "src/model/parameters.h"
 
@@ -26,6 +28,8 @@ struct BlockStatistics {
   double theta = 0, eta = 0, alpha = 0;  // mean gates; 0 where the rule has none
   double state_norm = 0;                 // |W| after the slice, mean over sequences and heads
   int64_t clamp_hits = 0;
+  // If set, called with what the memory is given, a run of tokens at a time, in their order.
+  std::function<void(const MemoryTokens&)> memory_tokens;
 };
 
 struct BlockResult {

@@ -111,6 +111,7 @@ Var WriteAndRead(const ModelSpec& spec, const UnitParameters& p, const Var& x, i
                                        ResetsOf(spec, context, offset, rows));
   carry.memory = std::move(result.state);
   if (statistics != nullptr) {
+    if (statistics->memory_tokens) statistics->memory_tokens(tokens);
     statistics->theta += MeanOf(gates.theta) * static_cast<double>(rows);
     statistics->eta += MeanOf(gates.eta) * static_cast<double>(rows);
     statistics->alpha += MeanOf(gates.alpha) * static_cast<double>(rows);

@@ -8,18 +8,12 @@
 namespace mnemo {
 namespace {
 
-// Initial biases of alpha's gate: alpha_max * sigmoid(bias_h) is log-spaced over the heads from
-// alpha_first to alpha_last.
+// Initial biases of alpha's gate, so that alpha_max * sigmoid(bias_h) is alpha_h.
 std::vector<double> AlphaBiases(const ModelSpec& spec) {
-  const GateSpec& gates = spec.gates;
-  std::vector<double> biases(spec.heads);
-  for (int64_t h = 0; h < spec.heads; ++h) {
-    const double part =
-        spec.heads == 1 ? 0 : static_cast<double>(h) / static_cast<double>(spec.heads - 1);
-    const double alpha =
-        std::exp((1 - part) * std::log(gates.alpha_first) + part * std::log(gates.alpha_last));
-    const double share = alpha / gates.alpha_max;
-    biases[h] = std::log(share / (1 - share));
+  std::vector<double> biases = InitialAlphas(spec);
+  for (double& value : biases) {
+    const double share = value / spec.gates.alpha_max;
+    value = std::log(share / (1 - share));
   }
   return biases;
 }
@@ -57,6 +51,17 @@ int64_t CountParameters(const ModelSpec& spec) {
   int64_t count = 0;
   for (const ParameterInfo& info : DescribeParameters(spec)) count += ElementCount(info.shape);
   return count;
+}
+
+std::vector<double> InitialAlphas(const ModelSpec& spec) {
+  const double first = std::log(spec.gates.alpha_first), last = std::log(spec.gates.alpha_last);
+  std::vector<double> alphas(spec.heads);
+  for (int64_t h = 0; h < spec.heads; ++h) {
+    const double part =
+        spec.heads == 1 ? 0 : static_cast<double>(h) / static_cast<double>(spec.heads - 1);
+    alphas[h] = std::exp((1 - part) * first + part * last);
+  }
+  return alphas;
 }
 
 ParameterSet::ParameterSet(std::vector<ParameterInfo> infos, std::vector<Tensor> values)

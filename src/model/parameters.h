@@ -23,6 +23,8 @@ struct ParameterInfo {
 // All parameters of a model, in a fixed order: embedding, layers, final norm, head (unless tied).
 std::vector<ParameterInfo> DescribeParameters(const ModelSpec& spec);
 int64_t CountParameters(const ModelSpec& spec);
+// alpha of every head before training, log-spaced; what the rule's gate biases begin with.
+std::vector<double> InitialAlphas(const ModelSpec& spec);
 
 // Values, or gradients, for every parameter of a model. Copying shares the tensors.
 class ParameterSet {

@@ -1,0 +1,59 @@
+#include "src/cli/bench_command.h"
+
+#include <ctime>
+#include <fstream>
+#include <map>
+#include <string_view>
+
+#include "src/core/file_system.h"
+#include "src/core/thread_pool.h"
+
+namespace mnemo {
+namespace {
+
+// "model name : ..." of the first processor; empty where there is no such line.
+std::string ProcessorName() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    const size_t colon = line.find(": ");
+    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return {};
+}
+
+std::string UtcNow() {
+  const std::time_t now = std::time(nullptr);
+  char text[32];
+  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
+  return text;
+}
+
+}  // namespace
+
+void AddDTypeFlag(CLI::App& command, DType& dtype) {
+  command.add_option("--dtype", dtype, "Number format: f32 or f64")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, DType>{{"f32", DType::kF32}, {"f64", DType::kF64}}))
+      ->default_str("f32");
+}
+
+absl::Status WriteBenchJson(const std::string& path, nlohmann::json result) {
+  if (path.empty()) return absl::OkStatus();
+  result["version"] = std::string(VersionText());
+  result["processor"] = ProcessorName();
+  result["threads"] = ThreadsForThisThread();
+  result["date"] = UtcNow();
+  return WriteFileAtomically(FileSystem::Posix(), path, result.dump(2) + "\n");
+}
+
+void AddBenchCommand(CLI::App& app, Action& chosen) {
+  CLI::App* bench = app.add_subcommand("bench", "Measure stability, recall and speed.");
+  bench->require_subcommand(1);
+  AddBenchStability(*bench, chosen);
+  AddBenchMemory(*bench, chosen);
+  AddBenchOps(*bench, chosen);
+  AddBenchRecall(*bench, chosen);
+  AddBenchRecall(*bench, chosen);
+}
+
+}  // namespace mnemo

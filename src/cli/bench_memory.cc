@@ -1,0 +1,89 @@
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "src/bench/memory_bench.h"
+#include "src/cli/bench_command.h"
+#include "src/core/thread_pool.h"
+#include "src/job/gemm_ceiling.h"
+
+namespace mnemo {
+namespace {
+
+struct MemoryFlags {
+  MemoryBenchOptions bench;
+  int64_t expansion = 4;
+  DType dtype = DType::kF32;
+  bool no_momentum = false, no_layer_norm = false, gelu = false;
+  int threads = 0;
+  std::string json;
+};
+
+MemoryBenchOptions Resolve(const MemoryFlags& flags) {
+  MemoryBenchOptions options = flags.bench;
+  MemoryRule& rule = options.rule;
+  rule.hidden = flags.expansion * rule.head_dim;
+  rule.momentum = !flags.no_momentum;
+  rule.layer_norm = rule.residual = !flags.no_layer_norm;
+  rule.activation = flags.gelu ? MemoryActivation::kGelu : MemoryActivation::kSilu;
+  options.dtype = flags.dtype;
+  return options;
+}
+
+absl::Status BenchMemoryScan(const MemoryFlags& flags) {
+  if (flags.threads > 0) SetThreadsForThisThread(flags.threads);
+  const MemoryBenchOptions options = Resolve(flags);
+  const MemoryRule& rule = options.rule;
+  const double peak = MeasureGemmCeiling(options.dtype, {});
+  const MemoryBenchResult result = BenchMemory(options);
+  fmt::print(
+      "memory scan: depth {}, hidden {}, chunk {}, {} x {} heads of {}, {} tokens, {}, {} threads\n"
+      "matrix products reach {:.1f} GFLOP/s\n{:<20} {:>10} {:>12} {:>10} {:>9}\n",
+      rule.depth, rule.depth > 1 ? rule.hidden : 0, rule.chunk, options.batch, options.heads,
+      rule.head_dim, options.tokens, Name(options.dtype), ThreadsForThisThread(), peak * 1e-9, "",
+      "seconds", "tokens/s", "GFLOP/s", "of peak");
+  nlohmann::json json = {
+      {"bench", "memory"},         {"depth", rule.depth},      {"hidden", rule.hidden},
+      {"chunk", rule.chunk},       {"batch", options.batch},   {"heads", options.heads},
+      {"head_dim", rule.head_dim}, {"tokens", options.tokens}, {"dtype", Name(options.dtype)},
+      {"gemm_peak_flops", peak}};
+  const auto row = [&](const char* name, double seconds, double flops) {
+    const double tokens = static_cast<double>(result.tokens) / seconds, rate = flops / seconds;
+    fmt::print("{:<20} {:>10.4f} {:>12.0f} {:>10.1f} {:>8.0f}%\n", name, seconds, tokens,
+               rate * 1e-9, 100 * rate / peak);
+    json[name] = {{"seconds", seconds}, {"tokens_per_second", tokens}, {"flops", rate}};
+  };
+  row("forward", result.forward, result.forward_flops);
+  row("forward+backward", result.training, result.training_flops);
+  return WriteBenchJson(flags.json, std::move(json));
+}
+
+}  // namespace
+
+void AddBenchMemory(CLI::App& bench, Action& chosen) {
+  auto flags = std::make_shared<MemoryFlags>();
+  CLI::App* command = bench.add_subcommand(
+      "memory", "Speed of the memory scan on the CPU: forward, and forward and backward.");
+  const auto number = [&](const char* name, auto& value, const char* help) {
+    command->add_option(name, value, help)->check(CLI::PositiveNumber)->capture_default_str();
+  };
+  number("--batch", flags->bench.batch, "Sequences");
+  number("--heads", flags->bench.heads, "Heads");
+  number("--head-dim", flags->bench.rule.head_dim, "Width of a head");
+  command->add_option("--depth", flags->bench.rule.depth, "Layers of the memory network")
+      ->check(CLI::Range(1, 4))
+      ->capture_default_str();
+  number("--expansion", flags->expansion, "Hidden width over the width of a head");
+  number("--chunk", flags->bench.rule.chunk, "Tokens of a chunk");
+  number("--tokens", flags->bench.tokens, "Tokens of a sequence");
+  number("--iterations", flags->bench.iterations, "Timed runs; the median counts");
+  command->add_flag("--no-momentum", flags->no_momentum, "Leave S out");
+  command->add_flag("--no-layer-norm", flags->no_layer_norm, "No layer norm and no residual");
+  command->add_flag("--gelu", flags->gelu, "GELU in place of SiLU");
+  AddDTypeFlag(*command, flags->dtype);
+  command->add_option("--threads", flags->threads, "Threads; 0: all cores")->capture_default_str();
+  command->add_option("--json", flags->json, "File to write the results to as well");
+  command->callback([&chosen, flags] { chosen = [flags] { return BenchMemoryScan(*flags); }; });
+}
+
+}  // namespace mnemo

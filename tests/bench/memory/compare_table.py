@@ -1,0 +1,42 @@
+"""Writes memory_cpu.md and memory_cpu.json from the lines that compare.sh has measured."""
+import json
+import os
+import sys
+
+lines, out = sys.argv[1:]
+cases = [json.loads(line) for line in open(lines)]
+first = cases[0]
+commit = os.environ.get("COMMIT", "unknown")
+table = [
+    "# The memory scan on the CPU, beside PyTorch",
+    "",
+    "Forward, and forward and backward, of the memory rule alone: depth 2, expansion 4, heads of "
+    f"{first['mnemo']['head_dim']}, layer norm, residual, momentum, f32, one sequence. PyTorch runs "
+    "the same chunk form (`tests/bench/memory/memory_torch.py`), eager, on the same cores, right "
+    "after; medians of five runs. tokens/s:",
+    "",
+    "| heads | tokens | chunk | threads | pass | mnemo | PyTorch | ratio | of GEMM peak |",
+    "|---|---|---|---|---|---|---|---|---|",
+]
+for case in cases:
+    mnemo, torch = case["mnemo"], case["torch"]
+    for name in ("forward", "forward+backward"):
+        ours, theirs = (x[name]["tokens_per_second"] for x in (mnemo, torch))
+        share = mnemo[name]["flops"] / mnemo["gemm_peak_flops"]
+        table.append(
+            f"| {mnemo['heads']} | {mnemo['tokens']:,} | {mnemo['chunk']} | {mnemo['threads']} | {name} "
+            f"| {ours:,.0f} | {theirs:,.0f} | {ours / theirs:.2f} | {share:.0%} |")
+table += [
+    "",
+    f"{first['mnemo']['processor']}, {first['mnemo']['date']}, {first['mnemo']['version']}; PyTorch "
+    f"{first['torch']['torch']}. The peak is that of large products, measured in the same run "
+    f"({first['mnemo']['gemm_peak_flops'] * 1e-9:.0f} GFLOP/s with {first['mnemo']['threads']} threads).",
+    "",
+    "Run it: `PYTHON=python-with-torch tests/bench/memory/compare.sh build/mnemo`",
+]
+with open(os.path.join(out, "memory_cpu.md"), "w") as file:
+    file.write("\n".join(table) + "\n")
+with open(os.path.join(out, "memory_cpu.json"), "w") as file:
+    json.dump({"bench": "memory_cpu", "commit": commit, "cases": cases}, file, indent=2)
+    file.write("\n")
+print("\n".join(table))
