@@ -1,0 +1,147 @@
+#include "src/model/plan_inputs.h"
+
+#include <algorithm>
+
+#include "src/core/counting_backend.h"
+#include "src/model/carry.h"
+#include "src/model/execution.h"
+#include "src/model/flops.h"
+#include "src/model/parameters.h"
+#include "src/model/unit_runner.h"
+
+namespace mnemo {
+namespace {
+
+// Slices of tokens that are not there.
+class CountedTokens : public TokenSource {
+ public:
+  CountedTokens(const v1::RunConfig& config, const ModelSpec& spec, DType dtype)
+      : train_(config.train()),
+        documents_(config.data().document_reset() == v1::CHUNK),
+        spec_(spec),
+        dtype_(dtype) {}
+
+  SliceTokens Get(int, int64_t slice) override {
+    const int64_t batch = train_.sequences();
+    SliceTokens result;
+    SliceContext& context = result.context;
+    context.position = slice * train_.slice();
+    context.length = std::min(train_.slice(), train_.sequence_length() - context.position);
+    const int64_t rows = batch * context.length;
+    result.tokens = Tensor::Zeros({rows}, DType::kI32, kCountingDevice);
+    result.targets = Tensor::Zeros({rows}, DType::kI32, kCountingDevice);
+    if (documents_) {
+      context.starts.assign(rows, 0);
+      const int64_t group = spec_.has_memory() ? spec_.rule.chunk : 1;
+      context.resets =
+          Tensor::Zeros({batch, (context.length + group - 1) / group}, dtype_, kCountingDevice);
+    }
+    return result;
+  }
+
+ private:
+  const v1::TrainConfig& train_;
+  bool documents_;
+  const ModelSpec& spec_;
+  DType dtype_;
+};
+
+// Runs a step of few layers and slices, one micro-batch, on the device that only counts.
+class CountedStep {
+ public:
+  CountedStep(const v1::RunConfig& config, const ModelSpec& spec) : config_(config), spec_(spec) {}
+
+  struct Bytes {
+    int64_t kept = 0;  // between the forward and the backward pass
+    int64_t peak = 0;
+  };
+  // Beyond the parameters and their gradients.
+  Bytes Run(int layers, int64_t slices) const {
+    ModelSpec spec = spec_;
+    spec.layers = layers;
+    const v1::TrainConfig& train = config_.train();
+    const DType dtype = ComputeDType(config_.execution());
+    const ParameterSet parameters = ParameterSet::Zeros(spec, dtype, kCountingDevice);
+    ParameterSet gradients = ParameterSet::Zeros(spec, dtype, kCountingDevice);
+    CountedTokens tokens(config_, spec, dtype);
+    WavefrontOptions options;
+    options.batch = train.sequences();
+    options.rematerialization = RematerializationOf(train.rematerialize());
+    options.vocabulary_tile = train.vocabulary_tile();
+    ScheduleShape shape;
+    shape.slices = slices;
+    shape.layers = layers;
+    Backend& backend = CountingBackend();
+    const int64_t before = backend.Memory().current_bytes;
+    backend.ResetPeakMemory();
+    UnitRunner runner(spec, parameters, tokens, layers, options, &gradients);
+    RunForward(shape, runner);
+    const int64_t kept = backend.Memory().current_bytes - before;
+    RunBackward(shape, runner);
+    return {kept, backend.Memory().peak_bytes - before};
+  }
+
+ private:
+  const v1::RunConfig& config_;
+  const ModelSpec& spec_;
+};
+
+// Slices after which a carry no longer grows: the window is full.
+int64_t SteadySlices(const ModelSpec& spec, const v1::TrainConfig& train) {
+  const int64_t slices = (train.sequence_length() + train.slice() - 1) / train.slice();
+  const int64_t window = spec.has_window() ? std::max<int64_t>(spec.window - 1, 1) : 1;
+  return std::min(slices, 1 + (window + train.slice() - 1) / train.slice());
+}
+
+// One layer tells the work space; two layers and one slice more tell the tapes apart.
+void FillUnitSizes(const v1::RunConfig& config, const ModelSpec& spec, PlanInputs& in) {
+  const CountedStep step(config, spec);
+  const int64_t slices = SteadySlices(spec, config.train());
+  const CountedStep::Bytes one = step.Run(1, slices);
+  int64_t in_hand = one.kept;
+  if (in.rematerialize == v1::SLICES) in_hand += 2 * in.input_bytes;  // the layer's, the head's
+  in.workspace_bytes = std::max<int64_t>(0, one.peak - in_hand);
+  if (in.rematerialize != v1::KEEP_ALL) return;
+  const int64_t two = step.Run(2, slices).kept;
+  const int64_t one_less = slices > 1 ? step.Run(1, slices - 1).kept : 0;
+  const int64_t two_less = slices > 1 ? step.Run(2, slices - 1).kept : 0;
+  in.unit_tape_bytes = (two - two_less) - (one.kept - one_less);
+  in.head_tape_bytes = one.kept - one_less - in.unit_tape_bytes;
+}
+
+void FillGrid(const v1::TrainConfig& train, PlanInputs& in) {
+  in.sequence_length = train.sequence_length();
+  in.slice = std::min(train.slice(), train.sequence_length());
+  in.sequences = train.sequences();
+  in.micro_batches = train.micro_batches();
+  in.accumulation = train.accumulation();
+  in.rematerialize = train.rematerialize();
+}
+
+}  // namespace
+
+PlanInputs MakePlanInputs(const v1::RunConfig& config) {
+  const ModelSpec spec = MakeSpec(config.model());
+  const v1::TrainConfig& train = config.train();
+  const DType dtype = ComputeDType(config.execution());
+  const int64_t size = SizeOf(dtype), master = dtype == DType::kF64 ? 8 : 4;
+  PlanInputs in;
+  FillGrid(train, in);
+  in.layers = spec.layers;
+  in.parameters = CountParameters(spec);
+  in.weight_bytes = in.parameters * size;
+  in.gradient_bytes = in.parameters * size;
+  in.optimizer_bytes = in.parameters * (2 * master + (size < master ? master : 0));
+  in.input_bytes = train.sequences() * in.slice * spec.width * size;
+  in.carry_bytes = CarryBytes(spec, train.sequences(), dtype);
+  in.token_bytes = train.sequences() * train.sequence_length() * (2 * SizeOf(DType::kI32) + size);
+  FillUnitSizes(config, spec, in);
+  const ForwardFlops flops = CountForwardFlops(spec, train.sequence_length());
+  in.forward_flops_per_token = flops.total();
+  in.model_flops_per_token = ModelFlops(flops);
+  return in;
+}
+
+v1::Plan PlanRun(const v1::RunConfig& config) { return MakePlan(MakePlanInputs(config)); }
+
+}  // namespace mnemo

@@ -1,0 +1,123 @@
+#include "src/model/saved_model.h"
+
+#include "src/ckpt/model_directory.h"
+#include "src/core/config_text.h"
+#include "src/core/status.h"
+#include "src/model/config_check.h"
+#include "src/model/execution.h"
+
+namespace mnemo {
+namespace {
+
+absl::Status Override(std::span<const std::string> overrides, v1::RunConfig& config) {
+  for (const std::string& override : overrides) {
+    if (!override.starts_with("execution.")) {
+      return InvalidArgument(
+          "--set {}: a trained model's configuration is fixed; only execution.* can be set",
+          override);
+    }
+  }
+  return ApplyOverrides(overrides, &config);
+}
+
+absl::StatusOr<std::unique_ptr<const Tokenizer>> LoadTokenizer(const ModelTokenizer& saved,
+                                                               const std::string& directory) {
+  auto tokenizer = MakeTokenizer(saved.kind, saved.model);
+  if (!tokenizer.ok()) {
+    return absl::Status(
+        tokenizer.status().code(),
+        fmt::format("{}: the tokenizer: {}", directory, std::string(tokenizer.status().message())));
+  }
+  const ShardTokenizer description = (*tokenizer)->description();
+  if (description.hash.Hex() != saved.hash || description.vocabulary != saved.vocabulary ||
+      description.separator != saved.separator) {
+    return DataLoss("{}: tokenizer.model and config.json do not belong together", directory);
+  }
+  return *std::move(tokenizer);
+}
+
+struct Checked {
+  ModelDescription description;  // with every default filled in
+  std::unique_ptr<const Tokenizer> tokenizer;
+  std::vector<ParameterInfo> infos;
+};
+
+// Everything but the parameters.
+absl::StatusOr<Checked> ReadChecked(FileSystem& fs, const std::string& directory,
+                                    std::span<const std::string> overrides) {
+  Checked checked;
+  ModelDescription& description = checked.description;
+  MNEMO_ASSIGN_OR_RETURN(description, ReadModelDescription(fs, directory));
+  MNEMO_RETURN_IF_ERROR(Override(overrides, description.config));
+  MNEMO_ASSIGN_OR_RETURN(description.config,
+                         EffectiveConfig(description.config, directory + "/config.json"));
+  MNEMO_ASSIGN_OR_RETURN(checked.tokenizer, LoadTokenizer(description.tokenizer, directory));
+  if (description.config.model().vocabulary() < checked.tokenizer->vocabulary()) {
+    return DataLoss("{}/config.json: model.vocabulary = {}, but the tokenizer has {}", directory,
+                    description.config.model().vocabulary(), checked.tokenizer->vocabulary());
+  }
+  checked.infos = DescribeParameters(MakeSpec(description.config.model()));
+  return checked;
+}
+
+absl::StatusOr<std::vector<Tensor>> ReadParameters(FileSystem& fs, const std::string& directory,
+                                                   const std::vector<ParameterInfo>& infos,
+                                                   DType dtype) {
+  std::vector<ExpectedTensor> expected;
+  for (const ParameterInfo& info : infos) expected.push_back({info.name, info.shape});
+  return ReadModelTensors(fs, directory, expected, dtype);
+}
+
+}  // namespace
+
+absl::Status SaveModel(FileSystem& fs, const std::string& directory, const v1::RunConfig& config,
+                       const ParameterSet& parameters, const Tokenizer& tokenizer) {
+  const ShardTokenizer description = tokenizer.description();
+  const ModelDescription model{config,
+                               {.kind = description.kind,
+                                .hash = description.hash.Hex(),
+                                .vocabulary = description.vocabulary,
+                                .separator = description.separator,
+                                .model = tokenizer.model()}};
+  std::vector<NamedTensor> tensors;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    tensors.push_back({parameters.info(i).name, parameters[i]});
+  }
+  return WriteModelDirectory(fs, directory, model, tensors);
+}
+
+absl::StatusOr<SavedModel> LoadModel(FileSystem& fs, const std::string& directory,
+                                     std::span<const std::string> overrides) {
+  MNEMO_ASSIGN_OR_RETURN(Checked checked, ReadChecked(fs, directory, overrides));
+  const v1::ExecutionConfig& execution = checked.description.config.execution();
+  MNEMO_ASSIGN_OR_RETURN(std::vector<Tensor> values,
+                         ReadParameters(fs, directory, checked.infos, ComputeDType(execution)));
+  try {
+    for (Tensor& value : values) value = value.To(ComputeDevice(execution));
+  } catch (const TensorError& error) {
+    return error.status();
+  }
+  SavedModel model;
+  model.config = checked.description.config;
+  model.spec = MakeSpec(model.config.model());
+  model.parameters = ParameterSet(std::move(checked.infos), std::move(values));
+  model.tokenizer = std::move(checked.tokenizer);
+  return model;
+}
+
+absl::StatusOr<int64_t> ExportModel(FileSystem& fs, const std::string& from,
+                                    const std::string& to) {
+  MNEMO_ASSIGN_OR_RETURN(const Checked checked, ReadChecked(fs, from, {}));
+  MNEMO_ASSIGN_OR_RETURN(std::vector<Tensor> values,
+                         ReadParameters(fs, from, checked.infos, DType::kF32));
+  std::vector<NamedTensor> tensors;
+  int64_t count = 0;
+  for (size_t i = 0; i < values.size(); ++i) {
+    count += values[i].elements();
+    tensors.push_back({checked.infos[i].name, std::move(values[i])});
+  }
+  MNEMO_RETURN_IF_ERROR(WriteModelDirectory(fs, to, checked.description, tensors));
+  return count;
+}
+
+}  // namespace mnemo

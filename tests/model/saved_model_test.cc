@@ -1,0 +1,104 @@
+#include "src/model/saved_model.h"
+
+#include "src/core/config_text.h"
+#include "src/model/config_check.h"
+#include "tests/data/data_test_util.h"
+
+namespace mnemo {
+namespace {
+
+using testing::HasSubstr;
+
+FileSystem& Fs() { return FileSystem::Posix(); }
+
+v1::RunConfig Config() {
+  v1::RunConfig written;
+  EXPECT_OK(ParseConfigText(R"(
+      model { block: MAC layers: 1 width: 16 heads: 2 vocabulary: 264 memory { chunk: 4 }
+              attention { segment: 8 persistent_tokens: 2 } }
+      train { steps: 1 sequence_length: 16 optimizer { learning_rate: 1e-3 } })",
+                            "test", &written));
+  return EffectiveConfig(written, "test").value();
+}
+
+class SavedModelTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    config_ = Config();
+    parameters_ = ParameterSet::Initialize(MakeSpec(config_.model()), 3, DType::kF32);
+    tokenizer_ = MakeBytesTokenizer();
+    ASSERT_OK(SaveModel(Fs(), path(), config_, parameters_, *tokenizer_));
+  }
+  std::string path() const { return directory_ / "model"; }
+  // Writes config.json again with one text replaced by another.
+  void Damage(const std::string& from, const std::string& to) {
+    std::string text = ReadText(path() + "/config.json");
+    const size_t at = text.find(from);
+    ASSERT_NE(at, std::string::npos) << text;
+    WriteText(path() + "/config.json", text.replace(at, from.size(), to));
+  }
+
+  TestDirectory directory_;
+  v1::RunConfig config_;
+  ParameterSet parameters_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+};
+
+TEST_F(SavedModelTest, ComesBackWhole) {
+  const auto model = LoadModel(Fs(), path());
+  ASSERT_OK(model.status());
+  EXPECT_EQ(PrintConfigText(model->config), PrintConfigText(config_));
+  EXPECT_EQ(model->tokenizer->description(), tokenizer_->description());
+  ASSERT_EQ(model->parameters.size(), parameters_.size());
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    EXPECT_EQ(model->parameters.info(i).name, parameters_.info(i).name);
+    EXPECT_EQ(model->parameters[i].ToFloats(), parameters_[i].ToFloats());
+  }
+}
+
+TEST_F(SavedModelTest, OnlyExecutionCanBeSet) {
+  const std::vector<std::string> double_precision = {"execution.precision=F64"};
+  const auto model = LoadModel(Fs(), path(), double_precision);
+  ASSERT_OK(model.status());
+  EXPECT_EQ(model->parameters[0].dtype(), DType::kF64);
+  const std::vector<std::string> chunk = {"model.memory.chunk=8"};
+  EXPECT_THAT(Failure(LoadModel(Fs(), path(), chunk)), HasSubstr("only execution.* can be set"));
+}
+
+TEST_F(SavedModelTest, ExportsTheSameModel) {
+  const std::string out = directory_ / "out";
+  const auto count = ExportModel(Fs(), path(), out);
+  ASSERT_OK(count.status());
+  EXPECT_EQ(*count, CountParameters(MakeSpec(config_.model())));
+  EXPECT_EQ(Snapshot(out), Snapshot(path()));
+}
+
+TEST_F(SavedModelTest, AConfigurationThatDoesNotFitItsTensorsNamesThem) {
+  Damage("\"persistent_tokens\": 2", "\"persistent_tokens\": 3");
+  const std::string message = Failure(LoadModel(Fs(), path()));
+  EXPECT_THAT(message, HasSubstr("layers.0.attention.persistent has shape [2, 16]"));
+  EXPECT_THAT(message, HasSubstr("[3, 16]"));
+}
+
+TEST_F(SavedModelTest, AConfigurationOutOfRangeIsExplained) {
+  Damage("\"segment\": 8", "\"segment\": 6");
+  EXPECT_THAT(Failure(LoadModel(Fs(), path())), HasSubstr("segment"));
+}
+
+TEST_F(SavedModelTest, AnotherTokenizerIsNoticed) {
+  const std::string hash = tokenizer_->description().hash.Hex();
+  Damage(hash, std::string(32, '0'));
+  EXPECT_THAT(Failure(LoadModel(Fs(), path())), HasSubstr("do not belong together"));
+  Damage("\"kind\": \"bytes\"", "\"kind\": \"runes\"");
+  EXPECT_THAT(Failure(LoadModel(Fs(), path())), HasSubstr("runes"));
+}
+
+TEST_F(SavedModelTest, ADamagedTensorIsNamed) {
+  std::string bytes = ReadText(path() + "/model.safetensors");
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  WriteText(path() + "/model.safetensors", bytes);
+  EXPECT_THAT(Failure(LoadModel(Fs(), path())), HasSubstr("\"head.weight\" is damaged"));
+}
+
+}  // namespace
+}  // namespace mnemo
