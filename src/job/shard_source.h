@@ -1,0 +1,53 @@
+// A step's tokens from token shards, read ahead on a thread of their own.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "mnemo/v1/config.pb.h"
+#include "src/data/prefetcher.h"
+#include "src/data/sample_stream.h"
+#include "src/job/step_source.h"
+#include "src/model/spec.h"
+
+namespace mnemo {
+
+// How a run lays documents out in a stream.
+absl::StatusOr<std::shared_ptr<const TokenStream>> OpenTokenStream(
+    const v1::DataConfig& data, const ModelSpec& spec, std::shared_ptr<const TokenSet> set);
+
+class ShardSource : public StepSource {
+ public:
+  // `config` is effective. InvalidArgument if the data set is too small for one sequence.
+  static absl::StatusOr<std::unique_ptr<ShardSource>> Create(const v1::RunConfig& config,
+                                                             const ModelSpec& spec,
+                                                             std::shared_ptr<const TokenSet> set);
+
+  // Steps asked for in order are read ahead.
+  absl::StatusOr<StepTokens> Load(int64_t step) override;
+
+  const SampleStream& stream() const { return *stream_; }
+
+ private:
+  ShardSource(const v1::RunConfig& config, const ModelSpec& spec,
+              std::shared_ptr<const SampleStream> stream);
+  void ReadAheadFrom(int64_t step);
+
+  v1::TrainConfig train_;
+  v1::ExecutionConfig execution_;
+  int prefetch_;
+  ModelSpec spec_;
+  std::shared_ptr<const SampleStream> stream_;
+  int64_t next_step_ = 0;  // that the prefetcher will give; 0: there is none
+  std::unique_ptr<Prefetcher> prefetcher_;
+};
+
+// A micro-batch's whole sequences cut into slices. `resets` as in SliceBatch.
+std::vector<SliceTokens> CutIntoSlices(const ModelSpec& spec, const SliceBatch& batch,
+                                       int64_t slice, DType dtype, Device device);
+
+// M micro-batches, each cut into slices, as a TokenSource.
+std::unique_ptr<TokenSource> MakeTokenSource(std::vector<std::vector<SliceTokens>> micro_batches);
+
+}  // namespace mnemo

@@ -1,0 +1,198 @@
+#include "src/job/training_run.h"
+
+#include <chrono>
+#include <filesystem>
+#include <optional>
+
+#include "src/core/config_text.h"
+#include "src/core/log.h"
+#include "src/core/status.h"
+#include "src/job/gemm_ceiling.h"
+#include "src/job/metrics.h"
+#include "src/job/shard_source.h"
+#include "src/model/config_check.h"
+#include "src/model/evaluator.h"
+#include "src/model/execution.h"
+#include "src/model/plan_inputs.h"
+#include "src/model/saved_model.h"
+
+namespace mnemo {
+namespace {
+
+absl::StatusOr<std::shared_ptr<const TokenSet>> OpenShards(
+    const google::protobuf::RepeatedPtrField<std::string>& paths, ShardRole role) {
+  return TokenSet::Open({paths.begin(), paths.end()}, role);
+}
+
+class Run {
+ public:
+  explicit Run(const TrainingRunOptions& options) : options_(options) {}
+
+  absl::Status Prepare();
+  // Steps until the end, a request to stop or an error.
+  absl::Status Loop();
+  absl::Status WriteModel();
+  absl::Status WriteLossCurve();
+  absl::Status CloseMetrics() { return metrics_->Close(); }
+
+  const Trainer& trainer() const { return *trainer_; }
+  TrainingRunResult& result() { return result_; }
+
+ private:
+  absl::Status OpenData();
+  absl::Status StepOnce();
+  bool EvaluateAfter(int64_t step) const;
+  absl::StatusOr<double> EvaluateHeldOut() const;
+
+  const TrainingRunOptions& options_;
+  v1::RunConfig config_;
+  std::shared_ptr<const TokenSet> training_;
+  std::unique_ptr<EvaluationStream> held_out_;  // null: none given
+  std::unique_ptr<ShardSource> source_;
+  std::unique_ptr<Trainer> trainer_;
+  std::optional<RunDirectory> directory_;
+  std::optional<MetricsWriter> metrics_;
+  double flops_per_token_ = 0, ceiling_ = 0;
+  TrainingRunResult result_;
+};
+
+absl::Status Run::OpenData() {
+  if (options_.written.data().shards().empty()) {
+    return InvalidArgument(
+        "{}: data.shards is empty: name token shards with --shards (made by `mnemo data prepare`)",
+        options_.config_name);
+  }
+  MNEMO_ASSIGN_OR_RETURN(training_,
+                         OpenShards(options_.written.data().shards(), ShardRole::kTraining));
+  MNEMO_ASSIGN_OR_RETURN(
+      config_, ResolveConfig(options_.written, options_.config_name, training_->tokenizer()));
+  const ModelSpec spec = MakeSpec(config_.model());
+  MNEMO_ASSIGN_OR_RETURN(source_, ShardSource::Create(config_, spec, training_));
+  if (config_.data().evaluation().empty()) return absl::OkStatus();
+  MNEMO_ASSIGN_OR_RETURN(auto set, OpenShards(config_.data().evaluation(), ShardRole::kEvaluation));
+  if (set->tokenizer() != training_->tokenizer()) {
+    return InvalidArgument(
+        "{}: data.evaluation was made with another tokenizer than data.shards; prepare both with "
+        "the same one",
+        options_.config_name);
+  }
+  MNEMO_ASSIGN_OR_RETURN(auto stream, OpenTokenStream(config_.data(), spec, std::move(set)));
+  MNEMO_ASSIGN_OR_RETURN(
+      held_out_, EvaluationStream::Create(std::move(stream), config_.train().sequence_length()));
+  return absl::OkStatus();
+}
+
+absl::Status Run::Prepare() {
+  MNEMO_RETURN_IF_ERROR(OpenData());
+  const std::string text = PrintConfigText(config_);
+  MNEMO_ASSIGN_OR_RETURN(directory_, RunDirectory::Create(*options_.fs, options_.run_directory,
+                                                          text, options_.overwrite));
+  MNEMO_ASSIGN_OR_RETURN(metrics_, MetricsWriter::Create(*options_.fs, directory_->metrics_path()));
+  LogInfo("effective configuration, also in {}:\n{}", directory_->config_path(), text);
+  MNEMO_ASSIGN_OR_RETURN(trainer_, Trainer::Create(config_, *source_));
+  const v1::Plan plan = PlanRun(config_);
+  flops_per_token_ = plan.work().model_flops_per_token();
+  ceiling_ =
+      MeasureGemmCeiling(ComputeDType(config_.execution()), ComputeDevice(config_.execution()));
+  LogInfo(
+      "matrix products reach {:.1f} GFLOP/s here; {:.2f} MFLOP a token: at most {:.0f} tokens/s",
+      ceiling_ * 1e-9, flops_per_token_ * 1e-6, ceiling_ / flops_per_token_);
+  result_.run_directory = directory_->path();
+  result_.losses.title = std::filesystem::path(options_.run_directory).filename().string();
+  result_.model_directory = directory_->model_path();
+  result_.planned_bytes = plan.memory().total();
+  if (options_.on_start) options_.on_start(config_, plan);
+  return absl::OkStatus();
+}
+
+bool Run::EvaluateAfter(int64_t step) const {
+  if (held_out_ == nullptr) return false;
+  const int64_t every = config_.train().evaluate_every();
+  return step == config_.train().steps() || (every > 0 && step % every == 0);
+}
+
+absl::StatusOr<double> Run::EvaluateHeldOut() const {
+  EvaluationOptions options;
+  options.slice = config_.train().slice();
+  options.max_positions = config_.train().evaluation_tokens();
+  options.vocabulary_tile = config_.train().vocabulary_tile();
+  MNEMO_ASSIGN_OR_RETURN(const EvaluationResult result,
+                         Evaluate(trainer_->spec(), trainer_->parameters(), *held_out_, options));
+  return result.loss();
+}
+
+absl::Status Run::StepOnce() {
+  const int64_t step = trainer_->step() + 1, last = config_.train().steps();
+  const bool logged = step == 1 || step == last || step % config_.train().log_every() == 0;
+  MNEMO_ASSIGN_OR_RETURN(v1::StepMetrics metrics, trainer_->Step(logged));
+  metrics.set_speed_of_light_share(metrics.tokens_per_second() * flops_per_token_ / ceiling_);
+  if (!metrics.skipped()) result_.losses.train.push_back({step, metrics.loss()});
+  if (EvaluateAfter(step)) {
+    const auto begin = std::chrono::steady_clock::now();
+    MNEMO_ASSIGN_OR_RETURN(const double loss, EvaluateHeldOut());
+    metrics.set_evaluation_loss(loss);
+    metrics.mutable_seconds()->set_evaluation(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    result_.losses.held_out.push_back({step, loss});
+  }
+  if (options_.on_step) options_.on_step(metrics);
+  if (!logged && !metrics.has_evaluation_loss() && !metrics.skipped()) return absl::OkStatus();
+  return metrics_->Write(metrics);
+}
+
+absl::Status Run::Loop() {
+  const auto begin = std::chrono::steady_clock::now();
+  absl::Status status;
+  while (status.ok() && !result_.stopped && trainer_->step() < config_.train().steps()) {
+    status = StepOnce();
+    result_.stopped = options_.should_stop && options_.should_stop();
+  }
+  result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  result_.steps = trainer_->step();
+  result_.skipped_steps = trainer_->optimizer().counters().skipped;
+  result_.peak_bytes = trainer_->peak_bytes();
+  return status;
+}
+
+absl::Status Run::WriteModel() {
+  MNEMO_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, training_->LoadTokenizer());
+  return SaveModel(*options_.fs, directory_->model_path(), config_, trainer_->parameters(),
+                   *tokenizer);
+}
+
+absl::Status Run::WriteLossCurve() {
+  return WriteFileAtomically(*options_.fs, directory_->loss_curve_path(),
+                             LossCurveSvg(result_.losses));
+}
+
+}  // namespace
+
+absl::StatusOr<v1::RunConfig> ResolveConfig(const v1::RunConfig& written, const std::string& name,
+                                            const ShardTokenizer& tokenizer) {
+  MNEMO_ASSIGN_OR_RETURN(v1::RunConfig config, EffectiveConfig(written, name));
+  if (config.model().vocabulary() == 0) {
+    config.mutable_model()->set_vocabulary(static_cast<int32_t>(tokenizer.vocabulary));
+  }
+  if (config.model().vocabulary() < tokenizer.vocabulary) {
+    return InvalidArgument(
+        "{}: model.vocabulary = {} but the shards' {} tokenizer has {}; leave it out to take the "
+        "tokenizer's",
+        name, config.model().vocabulary(), tokenizer.kind, tokenizer.vocabulary);
+  }
+  return config;
+}
+
+absl::StatusOr<TrainingRunResult> RunTraining(const TrainingRunOptions& options) {
+  Run run(options);
+  MNEMO_RETURN_IF_ERROR(run.Prepare());
+  absl::Status status = run.Loop();
+  if (run.trainer().step() > 0) {
+    status.Update(run.WriteModel());
+    status.Update(run.WriteLossCurve());
+  }
+  status.Update(run.CloseMetrics());
+  MNEMO_RETURN_IF_ERROR(status);
+  return std::move(run.result());
+}
+
+}  // namespace mnemo

@@ -1,0 +1,98 @@
+#include "src/job/metrics.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "tests/data/data_test_util.h"
+
+namespace mnemo {
+namespace {
+
+using nlohmann::json;
+
+v1::StepMetrics Sample() {
+  v1::StepMetrics metrics;
+  metrics.set_step(7);
+  metrics.set_loss(1.25);
+  metrics.set_learning_rate(0.5);
+  metrics.set_gradient_norm(3);
+  metrics.set_skipped_steps(2);
+  metrics.set_tokens(64);
+  metrics.set_tokens_per_second(1000);
+  metrics.set_speed_of_light_share(0.25);
+  metrics.mutable_seconds()->set_data(1);
+  metrics.mutable_seconds()->set_forward(2);
+  metrics.mutable_seconds()->set_backward(4);
+  metrics.mutable_seconds()->set_optimizer(8);
+  metrics.set_peak_bytes(int64_t{1} << 40);
+  v1::LayerMetrics& layer = *metrics.add_layers();
+  layer.set_theta(0.1);
+  layer.set_eta(0.2);
+  layer.set_alpha(0.3);
+  layer.set_state_norm(0.4);
+  layer.set_clamp_hits(5);
+  v1::FusedOpCount& op = *metrics.add_fused();
+  op.set_name("memory_scan");
+  op.set_kernel(1);
+  op.set_composed(2);
+  op.set_fallback(3);
+  return metrics;
+}
+
+TEST(MetricsLineTest, SaysEverything) {
+  const json line = json::parse(MetricsLine(Sample()));
+  const json want = {
+      {"step", 7},
+      {"loss", 1.25},
+      {"learning_rate", 0.5},
+      {"gradient_norm", 3.0},
+      {"skipped", false},
+      {"skipped_steps", 2},
+      {"tokens", 64},
+      {"tokens_per_second", 1000.0},
+      {"speed_of_light_share", 0.25},
+      {"seconds",
+       {{"data", 1.0},
+        {"forward", 2.0},
+        {"backward", 4.0},
+        {"optimizer", 8.0},
+        {"evaluation", 0.0}}},
+      {"peak_bytes", int64_t{1} << 40},
+      {"layers",
+       {{{"theta", 0.1}, {"eta", 0.2}, {"alpha", 0.3}, {"state_norm", 0.4}, {"clamp_hits", 5}}}},
+      {"fused", {{"memory_scan", {{"kernel", 1}, {"composed", 2}, {"fallback", 3}}}}}};
+  EXPECT_EQ(line, want) << line.dump(2);
+}
+
+TEST(MetricsLineTest, EvaluationLossIsThereOnlyWhereThereIsOne) {
+  v1::StepMetrics metrics = Sample();
+  EXPECT_FALSE(json::parse(MetricsLine(metrics)).contains("evaluation_loss"));
+  metrics.set_evaluation_loss(0);
+  EXPECT_EQ(json::parse(MetricsLine(metrics))["evaluation_loss"], 0.0);
+}
+
+TEST(MetricsLineTest, NumbersThatAreNotFiniteAreNull) {
+  v1::StepMetrics metrics = Sample();
+  metrics.set_loss(std::nan(""));
+  metrics.set_gradient_norm(HUGE_VAL);
+  const json line = json::parse(MetricsLine(metrics));
+  EXPECT_TRUE(line["loss"].is_null());
+  EXPECT_TRUE(line["gradient_norm"].is_null());
+}
+
+TEST(MetricsWriterTest, EveryLineIsInTheFileAtOnce) {
+  const TestDirectory directory;
+  const std::string path = directory / "metrics.jsonl";
+  auto writer = MetricsWriter::Create(FileSystem::Posix(), path);
+  ASSERT_OK(writer);
+  ASSERT_OK(writer->Write(Sample()));
+  EXPECT_EQ(ReadText(path), MetricsLine(Sample()) + "\n");
+  ASSERT_OK(writer->Write(Sample()));
+  EXPECT_EQ(ReadText(path), MetricsLine(Sample()) + "\n" + MetricsLine(Sample()) + "\n");
+  ASSERT_OK(writer->Close());
+}
+
+}  // namespace
+}  // namespace mnemo

@@ -1,0 +1,72 @@
+// The plan against what runs really take.
+
+#include <gtest/gtest.h>
+
+#include <tuple>
+
+#include "src/job/trainer.h"
+#include "src/model/plan_inputs.h"
+#include "tests/job/job_test_util.h"
+
+namespace mnemo {
+namespace {
+
+v1::RunConfig Sized(v1::Block block, v1::Rematerialize policy) {
+  v1::RunConfig config = TinyRun(block);
+  config.mutable_model()->set_width(32);
+  config.mutable_model()->set_layers(3);
+  v1::TrainConfig& train = *config.mutable_train();
+  train.set_sequence_length(96);
+  train.set_slice(24);
+  train.set_sequences(2);
+  train.set_micro_batches(2);
+  train.set_accumulation(2);
+  train.set_rematerialize(policy);
+  return config;
+}
+
+void ExpectPlanned(const v1::RunConfig& effective) {
+  RandomSource source(effective);
+  auto trainer = Trainer::Create(effective, source);
+  ASSERT_TRUE(trainer.ok()) << trainer.status();
+  for (int step = 0; step < 2; ++step) ASSERT_TRUE((*trainer)->Step().ok());
+  const v1::MemoryEstimate memory = PlanRun(effective).memory();
+  const double planned = static_cast<double>(memory.total());
+  const double actual = static_cast<double>((*trainer)->peak_bytes());
+  EXPECT_NEAR(planned / actual, 1, 0.1) << memory.DebugString();
+}
+
+class PlanMemoryTest : public testing::TestWithParam<std::tuple<v1::Block, v1::Rematerialize>> {};
+
+TEST_P(PlanMemoryTest, IsWithinTenPercentOfThePeak) {
+  ExpectPlanned(Effective(Sized(std::get<0>(GetParam()), std::get<1>(GetParam()))));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, PlanMemoryTest,
+                         testing::Combine(testing::Values(v1::LMM, v1::MAC, v1::MAG, v1::MAL,
+                                                          v1::TRANSFORMER),
+                                          testing::Values(v1::KEEP_ALL, v1::UNITS, v1::SLICES)),
+                         [](const auto& info) {
+                           return v1::Block_Name(std::get<0>(info.param)) + "_" +
+                                  v1::Rematerialize_Name(std::get<1>(info.param));
+                         });
+
+TEST(PlanMemoryTest, OneSliceAndAWindowLongerThanASlice) {
+  v1::RunConfig config = Sized(v1::MAG, v1::UNITS);
+  config.mutable_model()->mutable_attention()->set_window(60);
+  ExpectPlanned(Effective(config));
+  config.mutable_train()->set_slice(96);
+  ExpectPlanned(Effective(config));
+}
+
+TEST(PlanMemoryTest, IsLinearInTheNumberOfSlices) {
+  v1::RunConfig config = Sized(v1::LMM, v1::UNITS);
+  const v1::MemoryEstimate one = PlanRun(Effective(config)).memory();
+  config.mutable_train()->set_sequence_length(960);
+  const v1::MemoryEstimate ten = PlanRun(Effective(config)).memory();
+  EXPECT_EQ(ten.kept_inputs(), 10 * one.kept_inputs());
+  EXPECT_EQ(ten.workspace(), one.workspace());
+}
+
+}  // namespace
+}  // namespace mnemo

@@ -1,0 +1,182 @@
+#include "src/job/training_run.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "src/core/config_text.h"
+#include "src/model/saved_model.h"
+#include "tests/data/data_test_util.h"
+#include "tests/job/job_test_util.h"
+
+namespace mnemo {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+class TrainingRunTest : public testing::Test {
+ protected:
+  TrainingRunTest() {
+    WriteShard(directory_ / "data/train-00000.h5", RandomDocuments(40, 60, 256, 1),
+               TestTokenizer());
+    WriteShard(directory_ / "data/eval-00000.h5", RandomDocuments(5, 60, 256, 2), TestTokenizer());
+    options_.written = TinyRun();
+    options_.written.mutable_data()->add_shards(directory_ / "data");
+    options_.config_name = "tiny.textproto";
+    options_.run_directory = directory_ / "run";
+  }
+
+  std::vector<nlohmann::json> Metrics() const {
+    std::istringstream lines(ReadText(options_.run_directory + "/metrics.jsonl"));
+    std::vector<nlohmann::json> all;
+    for (std::string line; std::getline(lines, line);) all.push_back(nlohmann::json::parse(line));
+    return all;
+  }
+
+  TestDirectory directory_;
+  TrainingRunOptions options_;
+};
+
+TEST_F(TrainingRunTest, WritesConfigurationMetricsCurveAndModel) {
+  int started = 0, steps = 0;
+  options_.on_start = [&](const v1::RunConfig& config, const v1::Plan& plan) {
+    ++started;
+    EXPECT_EQ(config.model().vocabulary(), 264);
+    EXPECT_GT(plan.memory().total(), 0);
+  };
+  options_.on_step = [&](const v1::StepMetrics& metrics) { EXPECT_EQ(metrics.step(), ++steps); };
+  const auto result = RunTraining(options_);
+  ASSERT_OK(result);
+  EXPECT_EQ(started, 1);
+  EXPECT_EQ(steps, 6);
+  EXPECT_EQ(result->steps, 6);
+  EXPECT_FALSE(result->stopped);
+  EXPECT_EQ(result->losses.train.size(), 6u);
+
+  v1::RunConfig echoed;
+  ASSERT_OK(
+      LoadConfigFile(FileSystem::Posix(), options_.run_directory + "/config.textproto", &echoed));
+  EXPECT_EQ(echoed.model().vocabulary(), 264);
+  EXPECT_EQ(echoed.train().optimizer().beta2(), 0.95);  // a default, filled in
+  const std::vector<nlohmann::json> metrics = Metrics();
+  ASSERT_EQ(metrics.size(), 6u);
+  EXPECT_EQ(metrics[5]["step"], 6);
+  EXPECT_EQ(metrics[5]["loss"], result->losses.train[5].loss);
+  EXPECT_GT(metrics[5]["speed_of_light_share"], 0);
+  EXPECT_THAT(ReadText(options_.run_directory + "/loss.svg"), HasSubstr("<svg"));
+  const auto model = LoadModel(FileSystem::Posix(), result->model_directory);
+  ASSERT_OK(model);
+  EXPECT_EQ(model->spec.vocabulary, 264);
+}
+
+TEST_F(TrainingRunTest, TwoRunsGiveTheSameLosses) {
+  ASSERT_OK(RunTraining(options_));
+  const std::vector<nlohmann::json> first = Metrics();
+  options_.overwrite = true;
+  ASSERT_OK(RunTraining(options_));
+  const std::vector<nlohmann::json> second = Metrics();
+  ASSERT_EQ(first.size(), second.size());
+  for (size_t i = 0; i < first.size(); ++i) {
+    EXPECT_EQ(first[i]["loss"], second[i]["loss"]);
+    EXPECT_EQ(first[i]["gradient_norm"], second[i]["gradient_norm"]);
+  }
+}
+
+TEST_F(TrainingRunTest, LogsEveryNthStepAndBothEnds) {
+  options_.written.mutable_train()->set_log_every(4);
+  ASSERT_OK(RunTraining(options_));
+  std::vector<int> steps;
+  for (const nlohmann::json& line : Metrics()) steps.push_back(line["step"]);
+  EXPECT_EQ(steps, (std::vector<int>{1, 4, 6}));
+}
+
+TEST_F(TrainingRunTest, EvaluatesOnHeldOutText) {
+  options_.written.mutable_data()->add_evaluation(directory_ / "data");
+  options_.written.mutable_train()->set_evaluate_every(4);
+  const auto result = RunTraining(options_);
+  ASSERT_OK(result);
+  std::vector<int> steps;
+  for (const nlohmann::json& line : Metrics()) {
+    if (line.contains("evaluation_loss")) steps.push_back(line["step"]);
+  }
+  EXPECT_EQ(steps, (std::vector<int>{4, 6}));
+  ASSERT_EQ(result->losses.held_out.size(), 2u);
+  EXPECT_NEAR(result->losses.held_out[0].loss, std::log(264.0), 1);
+}
+
+TEST_F(TrainingRunTest, DocumentsWithFreshState) {
+  for (v1::Block block : {v1::LMM, v1::MAC, v1::MAG, v1::TRANSFORMER}) {
+    v1::RunConfig written = TinyRun(block);
+    *written.mutable_data() = options_.written.data();
+    written.mutable_data()->set_document_reset(v1::CHUNK);
+    options_.written = written;
+    options_.overwrite = true;
+    const auto result = RunTraining(options_);
+    ASSERT_OK(result);
+    EXPECT_EQ(result->steps, 6);
+  }
+}
+
+TEST_F(TrainingRunTest, AStopWritesTheModel) {
+  int steps = 0;
+  options_.should_stop = [&] { return ++steps == 2; };
+  const auto result = RunTraining(options_);
+  ASSERT_OK(result);
+  EXPECT_TRUE(result->stopped);
+  EXPECT_EQ(result->steps, 2);
+  EXPECT_EQ(Metrics().size(), 2u);
+  ASSERT_OK(LoadModel(FileSystem::Posix(), result->model_directory));
+}
+
+TEST_F(TrainingRunTest, AFinishedRunIsNotTrainedOver) {
+  ASSERT_OK(RunTraining(options_));
+  const std::string before = ReadText(options_.run_directory + "/metrics.jsonl");
+  EXPECT_THAT(Failure(RunTraining(options_)), HasSubstr("holds a finished run"));
+  EXPECT_EQ(ReadText(options_.run_directory + "/metrics.jsonl"), before);
+}
+
+// Wherever the disk fills up, the message says so and no half model is left under its name.
+TEST_F(TrainingRunTest, AFullDiskIsOneClearError) {
+  bool finished = false;
+  for (int64_t appends = 0; appends < 60 && !finished; ++appends) {
+    FailingFileSystem full;
+    full.appends_left = appends;
+    options_.fs = &full;
+    options_.run_directory = directory_ / ("full-" + std::to_string(appends));
+    const auto result = RunTraining(options_);
+    finished = result.ok();
+    const bool model = std::filesystem::exists(options_.run_directory + "/model");
+    if (finished) {
+      EXPECT_TRUE(model);
+    } else {
+      EXPECT_THAT(std::string(result.status().message()), HasSubstr("disk full")) << appends;
+    }
+    if (model) ASSERT_OK(LoadModel(FileSystem::Posix(), options_.run_directory + "/model"));
+  }
+  EXPECT_TRUE(finished);
+}
+
+TEST_F(TrainingRunTest, BadInputIsNamed) {
+  options_.written.mutable_model()->set_vocabulary(100);
+  EXPECT_THAT(
+      Failure(RunTraining(options_)),
+      AllOf(HasSubstr("tiny.textproto"), HasSubstr("model.vocabulary = 100"), HasSubstr("264")));
+  options_.written.mutable_model()->set_vocabulary(0);
+  options_.written.mutable_data()->add_evaluation(directory_ / "other.h5");
+  WriteShard(directory_ / "other.h5", RandomDocuments(5, 60, 200, 2), TestTokenizer(300));
+  EXPECT_THAT(Failure(RunTraining(options_)), HasSubstr("another tokenizer"));
+  options_.written.mutable_data()->clear_evaluation();
+  options_.written.mutable_train()->set_sequence_length(1 << 20);
+  options_.written.mutable_train()->set_slice(1 << 20);
+  EXPECT_FALSE(RunTraining(options_).ok());
+  options_.written.mutable_data()->clear_shards();
+  EXPECT_THAT(Failure(RunTraining(options_)), HasSubstr("--shards"));
+  EXPECT_FALSE(std::filesystem::exists(options_.run_directory));
+}
+
+}  // namespace
+}  // namespace mnemo
