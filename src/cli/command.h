@@ -34,6 +34,15 @@ using Action = std::function<absl::Status()>;
 // outlive the parsing and the action.
 using AddCommand = void (*)(CLI::App& app, Action& chosen);
 
+// The subcommands.
+void AddTrainCommand(CLI::App& app, Action& chosen);
+void AddPlanCommand(CLI::App& app, Action& chosen);
+void AddDataCommand(CLI::App& app, Action& chosen);  // data prepare, data inspect
+void AddEvalCommand(CLI::App& app, Action& chosen);
+void AddExportCommand(CLI::App& app, Action& chosen);
+void AddGenerateCommand(CLI::App& app, Action& chosen);
+void AddBenchCommand(CLI::App& app, Action& chosen);
+
 // Exit codes.
 inline constexpr int kExitOk = 0;
 inline constexpr int kExitError = 1;  // the command failed: `mnemo: error: ...` on stderr

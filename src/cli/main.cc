@@ -1,11 +1,12 @@
-#include <array>
-
 #include "src/cli/command.h"
 
 namespace {
 
 // In the order in which --help lists them.
-constexpr std::array<mnemo::AddCommand, 0> kCommands = {};
+constexpr mnemo::AddCommand kCommands[] = {mnemo::AddTrainCommand,  mnemo::AddPlanCommand,
+                                           mnemo::AddDataCommand,   mnemo::AddEvalCommand,
+                                           mnemo::AddExportCommand, mnemo::AddGenerateCommand,
+                                           mnemo::AddBenchCommand};
 
 }  // namespace
 

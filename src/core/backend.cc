@@ -1,9 +1,13 @@
 #include "src/core/backend.h"
 
+#include "src/core/counting_backend.h"
+
 namespace mnemo {
 
 Backend& Backend::For(Device device) {
-  return device.type == DeviceType::kCpu ? CpuBackend() : CudaBackend(device.index);
+  if (device.type == DeviceType::kCpu) return CpuBackend();
+  if (device.type == kCountingDeviceType) return CountingBackend();
+  return CudaBackend(device.index);
 }
 
 }  // namespace mnemo

@@ -1,0 +1,44 @@
+#include "src/cli/config_flags.h"
+
+#include "src/core/config_text.h"
+#include "src/core/file_system.h"
+#include "src/core/status.h"
+
+namespace mnemo {
+
+void ConfigFlags::AddTo(CLI::App& command) {
+  command.add_option("config", path, "Run configuration in protobuf text format (configs/)")
+      ->required()
+      ->type_name("CONFIG");
+  command
+      .add_option("--set", overrides,
+                  "Override a field, for instance --set train.slice=512; may be repeated, later "
+                  "ones win")
+      ->type_name("PATH=VALUE")
+      ->allow_extra_args(false);
+  command.add_option("--steps", steps, "Optimizer steps, instead of train.steps")->type_name("N");
+  command
+      .add_option("--shards", shards,
+                  "Training shards: files, patterns or directories, instead of data.shards")
+      ->type_name("PATH");
+  command
+      .add_option("--eval-shards", evaluation,
+                  "Held-out shards, instead of data.evaluation; a directory may serve both")
+      ->type_name("PATH");
+}
+
+absl::StatusOr<v1::RunConfig> ConfigFlags::Load() const {
+  v1::RunConfig config;
+  MNEMO_RETURN_IF_ERROR(LoadConfigFile(FileSystem::Posix(), path, &config));
+  if (steps.has_value()) config.mutable_train()->set_steps(*steps);
+  if (!shards.empty()) {
+    config.mutable_data()->mutable_shards()->Assign(shards.begin(), shards.end());
+  }
+  if (!evaluation.empty()) {
+    config.mutable_data()->mutable_evaluation()->Assign(evaluation.begin(), evaluation.end());
+  }
+  MNEMO_RETURN_IF_ERROR(ApplyOverrides(overrides, &config));
+  return config;
+}
+
+}  // namespace mnemo

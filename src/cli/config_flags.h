@@ -1,0 +1,25 @@
+// The flags with which commands take a run configuration.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "mnemo/v1/config.pb.h"
+
+namespace mnemo {
+
+struct ConfigFlags {
+  std::string path;
+  std::vector<std::string> overrides, shards, evaluation;
+  std::optional<int64_t> steps;
+
+  // Declares CONFIG, --set, --steps, --shards and --eval-shards. `this` outlives the parsing.
+  void AddTo(CLI::App& command);
+  // Reads the file and applies the flags, --set last. Defaults are not filled in.
+  absl::StatusOr<v1::RunConfig> Load() const;
+};
+
+}  // namespace mnemo

@@ -1,0 +1,37 @@
+#include <fmt/format.h>
+
+#include <memory>
+#include <string>
+
+#include "src/cli/command.h"
+#include "src/core/status.h"
+#include "src/model/saved_model.h"
+
+namespace mnemo {
+namespace {
+
+struct ExportOptions {
+  std::string model, out;
+};
+
+absl::Status Export(const ExportOptions& options) {
+  MNEMO_ASSIGN_OR_RETURN(const int64_t parameters,
+                         ExportModel(FileSystem::Posix(), options.model, options.out));
+  fmt::print("{} parameters in {}/model.safetensors\n", parameters, options.out);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddExportCommand(CLI::App& app, Action& chosen) {
+  auto options = std::make_shared<ExportOptions>();
+  CLI::App* command = app.add_subcommand(
+      "export",
+      "Write a model for other programs: model.safetensors (f32) and config.json, as "
+      "docs/model.md describes them.");
+  command->add_option("--model", options->model, "Model directory")->required()->type_name("DIR");
+  command->add_option("--out", options->out, "Directory to write")->required()->type_name("DIR");
+  command->callback([&chosen, options] { chosen = [options] { return Export(*options); }; });
+}
+
+}  // namespace mnemo

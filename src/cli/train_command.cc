@@ -1,0 +1,106 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "src/cli/command.h"
+#include "src/cli/config_flags.h"
+#include "src/core/log.h"
+#include "src/core/status.h"
+#include "src/job/loss_plot.h"
+#include "src/job/progress_line.h"
+#include "src/job/stop_signals.h"
+#include "src/job/training_run.h"
+#include "src/parallel/plan.h"
+
+namespace mnemo {
+namespace {
+
+struct TrainOptions {
+  ConfigFlags config;
+  std::string run_directory;
+  bool overwrite = false;
+};
+
+Progress ProgressOf(const v1::StepMetrics& metrics, int64_t steps) {
+  Progress progress;
+  progress.step = metrics.step();
+  progress.steps = steps;
+  progress.loss = metrics.loss();
+  progress.tokens_per_second = metrics.tokens_per_second();
+  progress.speed_of_light = metrics.speed_of_light_share();
+  return progress;
+}
+
+void PrintSummary(const TrainingRunResult& result) {
+  const double share = static_cast<double>(result.planned_bytes) /
+                       static_cast<double>(std::max<int64_t>(1, result.peak_bytes));
+  fmt::print("{}", LossCurveText(result.losses, TerminalTakesUnicode()));
+  if (!result.losses.train.empty()) {
+    fmt::print("loss {:.4f} -> {:.4f}", result.losses.train.front().loss,
+               result.losses.train.back().loss);
+  }
+  if (!result.losses.held_out.empty()) {
+    fmt::print(", held-out {:.4f}", result.losses.held_out.back().loss);
+  }
+  fmt::print("\n{} steps in {}{}{}\n", result.steps, FormatDuration(result.seconds),
+             result.stopped ? ", stopped" : "",
+             result.skipped_steps > 0
+                 ? fmt::format(", {} skipped as not finite", result.skipped_steps)
+                 : "");
+  fmt::print("memory: peak {}, planned {} ({:+.1f} %)\n", PrintBytes(result.peak_bytes),
+             PrintBytes(result.planned_bytes), 100 * (share - 1));
+  fmt::print("model in {}\n", result.model_directory);
+}
+
+absl::Status Train(const TrainOptions& options) {
+  TrainingRunOptions run;
+  MNEMO_ASSIGN_OR_RETURN(run.written, options.config.Load());
+  run.config_name = options.config.path;
+  run.run_directory = options.run_directory;
+  run.overwrite = options.overwrite;
+  const StopSignals signals;
+  ProgressLine line = ProgressLine::ForStderr(0);
+  int64_t steps = 0;
+  run.on_start = [&](const v1::RunConfig& effective, const v1::Plan& plan) {
+    steps = effective.train().steps();
+    LogInfo("{} parameters, {} tokens a step, {} planned", plan.step().parameters(),
+            plan.step().tokens(), PrintBytes(plan.memory().total()));
+    line = ProgressLine::ForStderr(0);
+  };
+  run.on_step = [&](const v1::StepMetrics& metrics) {
+    line.Update(ProgressOf(metrics, steps), ProgressLine::Now());
+  };
+  run.should_stop = [&] {
+    if (StopSignals::Received() == nullptr) return false;
+    line.Finish();
+    LogWarning("{}: the step is finished, the model will be written", StopSignals::Received());
+    return true;
+  };
+  absl::StatusOr<TrainingRunResult> result = RunTraining(run);
+  line.Finish();
+  MNEMO_RETURN_IF_ERROR(result.status());
+  PrintSummary(*result);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddTrainCommand(CLI::App& app, Action& chosen) {
+  auto options = std::make_shared<TrainOptions>();
+  CLI::App* command = app.add_subcommand(
+      "train",
+      "Train a model. Writes config.textproto, metrics.jsonl, loss.svg and model/ into the run "
+      "directory. SIGINT and SIGTERM finish the step at hand, write the model and end with 0.");
+  options->config.AddTo(*command);
+  command->add_option("--run-dir", options->run_directory, "Directory for all that the run writes")
+      ->required()
+      ->type_name("DIR");
+  command->add_flag("--overwrite", options->overwrite,
+                    "Discard the finished run that the run directory holds");
+  command->callback([&chosen, options] { chosen = [options] { return Train(*options); }; });
+}
+
+}  // namespace mnemo

@@ -1,0 +1,170 @@
+// eval, export and generate on a small model with random weights.
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "src/cli/command.h"
+#include "src/core/config_text.h"
+#include "src/data/utf8.h"
+#include "src/model/config_check.h"
+#include "src/model/saved_model.h"
+#include "tests/data/data_test_util.h"
+
+namespace mnemo {
+namespace {
+
+using testing::HasSubstr;
+
+struct Result {
+  int code;
+  std::string out, err;
+};
+
+Result RunMnemo(const std::vector<std::string>& words) {
+  constexpr AddCommand kCommands[] = {AddEvalCommand, AddExportCommand, AddGenerateCommand};
+  std::vector<const char*> line = {"mnemo"};
+  for (const std::string& word : words) line.push_back(word.c_str());
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  const int code = RunCommandLine(static_cast<int>(line.size()), line.data(), kCommands);
+  return {code, testing::internal::GetCapturedStdout(), testing::internal::GetCapturedStderr()};
+}
+
+class ModelCommandsTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    Save("LMM", "", "model");
+    WriteShard(directory_ / "shards/train-0.h5", RandomDocuments(3, 50, 256, 1), TestTokenizer());
+    held_out_ = RandomDocuments(4, 50, 256, 2);
+    WriteShard(directory_ / "shards/eval-0.h5", held_out_, TestTokenizer());
+  }
+  void Save(const std::string& block, const std::string& more, const std::string& name) {
+    v1::RunConfig config;
+    ASSERT_OK(ParseConfigText(
+        fmt::format("model {{ block: {} layers: 1 width: 16 heads: 2 vocabulary: 264 {} }}"
+                    "train {{ steps: 1 sequence_length: 32 slice: 16"
+                    "         optimizer {{ learning_rate: 1e-3 }} }} execution {{ threads: 1 }}",
+                    block, more),
+        "test", &config));
+    const auto effective = EffectiveConfig(config, "test");
+    ASSERT_OK(effective.status());
+    const auto parameters = ParameterSet::Initialize(MakeSpec(effective->model()), 1, DType::kF32);
+    ASSERT_OK(SaveModel(FileSystem::Posix(), directory_ / name, *effective, parameters,
+                        *MakeBytesTokenizer()));
+  }
+  std::string path(const std::string& name) const { return directory_ / name; }
+
+  TestDirectory directory_;
+  Documents held_out_;
+};
+
+TEST_F(ModelCommandsTest, EvalMeasuresTheHeldOutShards) {
+  const std::vector<std::string> line = {"eval", "--model", path("model"), "--shards",
+                                         path("shards")};
+  const Result text = RunMnemo(line);
+  EXPECT_EQ(text.err, "");
+  EXPECT_EQ(text.code, kExitOk);
+  EXPECT_THAT(text.out, HasSubstr("bits per byte"));
+  EXPECT_THAT(text.out, HasSubstr("15..30"));
+
+  std::vector<std::string> json_line = line;
+  json_line.insert(json_line.end(), {"--json", "--slice", "5"});
+  const auto json = nlohmann::json::parse(RunMnemo(json_line).out);
+  int64_t tokens = -1, bytes = 0;  // the last token has no target
+  for (const auto& document : held_out_) {
+    bytes += static_cast<int64_t>(document.size());
+    tokens += static_cast<int64_t>(document.size()) + 1;
+  }
+  EXPECT_EQ(json["tokens"], tokens);
+  EXPECT_EQ(json["targets"], tokens);
+  const double loss = json["loss"];
+  EXPECT_NEAR(json["perplexity"], std::exp(loss), 1e-9 * std::exp(loss));
+  // The first byte is no target, nor are the separators bytes.
+  EXPECT_NEAR(json["bits_per_byte"],
+              loss * static_cast<double>(tokens) / std::log(2.0) / static_cast<double>(bytes - 1),
+              1e-9);
+  EXPECT_THAT(text.out, HasSubstr(fmt::format("loss {:.4f}", loss)));
+  int64_t in_buckets = 0;
+  for (const auto& bucket : json["by_position"])
+    in_buckets += static_cast<int64_t>(bucket["targets"]);
+  EXPECT_EQ(in_buckets, tokens);
+}
+
+TEST_F(ModelCommandsTest, EvalWritesTheLossOfEveryToken) {
+  const Result result = RunMnemo({"eval", "--model", path("model"), "--shards",
+                                  path("shards/eval-0.h5"), "--max-tokens", "50", "--length", "20",
+                                  "--per-token-loss", path("loss.h5"), "--json"});
+  ASSERT_EQ(result.code, kExitOk) << result.err;
+  auto file = Hdf5File::OpenReadOnly(path("loss.h5"));
+  ASSERT_OK(file.status());
+  const auto dataset = file->OpenDataset("loss", Hdf5Type::kFloat32, 1);
+  ASSERT_OK(dataset.status());
+  std::vector<float> losses(50);
+  ASSERT_EQ(dataset->rows(), 50);
+  ASSERT_OK(dataset->Read(0, 50, losses.data()));
+  double sum = 0;
+  for (const float loss : losses) sum += loss;
+  EXPECT_NEAR(nlohmann::json::parse(result.out)["loss"], sum / 50, 1e-9);
+}
+
+TEST_F(ModelCommandsTest, EvalSaysWhatDoesNotFit) {
+  EXPECT_THAT(RunMnemo({"eval", "--model", path("none"), "--shards", path("shards")}).err,
+              HasSubstr("none is not a model directory"));
+  EXPECT_THAT(RunMnemo({"eval", "--model", path("model")}).err, HasSubstr("--shards"));
+  ShardTokenizer other = TestTokenizer();
+  other.hash.bytes[0] ^= 1;
+  WriteShard(path("other.h5"), held_out_, other);
+  EXPECT_THAT(RunMnemo({"eval", "--model", path("model"), "--shards", path("other.h5")}).err,
+              HasSubstr("prepare them again with the model's tokenizer"));
+  EXPECT_THAT(RunMnemo({"eval", "--model", path("model"), "--shards", path("shards"), "--set",
+                        "train.steps=3"})
+                  .err,
+              HasSubstr("only execution.* can be set"));
+  EXPECT_EQ(RunMnemo({"eval", "--model", path("model"), "--slice", "-3"}).code, kExitUsage);
+}
+
+TEST_F(ModelCommandsTest, ExportWritesTheModel) {
+  const Result result = RunMnemo({"export", "--model", path("model"), "--out", path("out")});
+  ASSERT_EQ(result.code, kExitOk) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("parameters in " + path("out")));
+  EXPECT_EQ(Snapshot(path("out")), Snapshot(path("model")));
+  WriteText(path("full/notes.txt"), "mine");
+  EXPECT_THAT(RunMnemo({"export", "--model", path("model"), "--out", path("full")}).err,
+              HasSubstr("notes.txt, which is not part of a model"));
+}
+
+TEST_F(ModelCommandsTest, GenerateStreamsValidTextAndRepeatsWithTheSeed) {
+  const std::vector<std::string> line = {"generate", "--model",    path("model"), "--prompt",
+                                         "int main", "--tokens",   "60",          "--temperature",
+                                         "1.5",      "--past-end", "--seed"};
+  const auto with_seed = [&](const std::string& seed) {
+    std::vector<std::string> words = line;
+    words.push_back(seed);
+    return RunMnemo(words);
+  };
+  const Result one = with_seed("1");
+  ASSERT_EQ(one.code, kExitOk) << one.err;
+  EXPECT_EQ(FirstInvalidUtf8(one.out), one.out.size());
+  EXPECT_GT(one.out.size(), 30u);
+  EXPECT_THAT(one.err, HasSubstr("prompt: 8 tokens"));
+  EXPECT_THAT(one.err, HasSubstr("generated: 60 tokens"));
+  EXPECT_THAT(one.err, HasSubstr("constant"));
+  EXPECT_EQ(with_seed("1").out, one.out);
+  EXPECT_NE(with_seed("2").out, one.out);
+}
+
+TEST_F(ModelCommandsTest, GenerateSaysThatFullAttentionGrows) {
+  Save("TRANSFORMER", "", "full");
+  WriteText(path("prompt.txt"), "a longer prompt");
+  const Result result = RunMnemo({"generate", "--model", path("full"), "--prompt-file",
+                                  path("prompt.txt"), "--tokens", "5", "--temperature", "0"});
+  ASSERT_EQ(result.code, kExitOk) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("and grows"));
+  EXPECT_EQ(
+      RunMnemo({"generate", "--model", path("full"), "--prompt", "a", "--prompt-file", "b"}).code,
+      kExitUsage);
+}
+
+}  // namespace
+}  // namespace mnemo
