@@ -35,6 +35,7 @@ class ModelCommandsTest : public testing::Test {
  protected:
   void SetUp() override {
     Save("LMM", "", "model");
+    ASSERT_OK(FileSystem::Posix().MakeDirectories(directory_ / "shards"));
     WriteShard(directory_ / "shards/train-0.h5", RandomDocuments(3, 50, 256, 1), TestTokenizer());
     held_out_ = RandomDocuments(4, 50, 256, 2);
     WriteShard(directory_ / "shards/eval-0.h5", held_out_, TestTokenizer());
@@ -43,9 +44,9 @@ class ModelCommandsTest : public testing::Test {
     v1::RunConfig config;
     ASSERT_OK(ParseConfigText(
         fmt::format("model {{ block: {} layers: 1 width: 16 heads: 2 vocabulary: 264 {} }}"
-                    "train {{ steps: 1 sequence_length: 32 slice: 16"
+                    "train {{ steps: 1 sequence_length: 32 {}"
                     "         optimizer {{ learning_rate: 1e-3 }} }} execution {{ threads: 1 }}",
-                    block, more),
+                    block, more, block == "TRANSFORMER" ? "" : "slice: 16"),
         "test", &config));
     const auto effective = EffectiveConfig(config, "test");
     ASSERT_OK(effective.status());
