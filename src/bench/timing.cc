@@ -9,9 +9,11 @@
 
 namespace mnemo {
 
-double SecondsPerCall(const std::function<void()>& call, int batches) {
+namespace {
+
+// Seconds of one call in each of `batches` batches that take `least` seconds or more.
+std::vector<double> TimeBatches(const std::function<void()>& call, int batches, double least) {
   using Clock = std::chrono::steady_clock;
-  constexpr double kBatchSeconds = 5e-3;
   call();
   int calls = 1;
   std::vector<double> times;
@@ -19,21 +21,33 @@ double SecondsPerCall(const std::function<void()>& call, int batches) {
     const Clock::time_point begin = Clock::now();
     for (int i = 0; i < calls; ++i) call();
     const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-    if (seconds < kBatchSeconds) {
+    if (seconds < least) {
       calls *= 2;
     } else {
       times.push_back(seconds / calls);
     }
   }
+  return times;
+}
+
+}  // namespace
+
+double SecondsPerCall(const std::function<void()>& call, int batches) {
+  std::vector<double> times = TimeBatches(call, batches, 5e-3);
   const auto middle = times.begin() + static_cast<ptrdiff_t>(times.size() / 2);
   std::nth_element(times.begin(), middle, times.end());
   return *middle;
 }
 
+double FastestCall(const std::function<void()>& call) {
+  const std::vector<double> times = TimeBatches(call, 60, 1e-3);
+  return *std::min_element(times.begin(), times.end());
+}
+
 double MeasureCopyBandwidth() {
   const Tensor from = RandomTensor({16 << 20}, DType::kF32);
   const Tensor to = Tensor::Empty(from.shape(), DType::kF32);
-  const double seconds = SecondsPerCall([&] { CpuBackend().Copy(from, to); });
+  const double seconds = FastestCall([&] { CpuBackend().Copy(from, to); });
   return 2.0 * static_cast<double>(from.bytes()) / seconds;
 }
 
