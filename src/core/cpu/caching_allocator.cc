@@ -19,6 +19,8 @@ constexpr int64_t kAlignment = 64;
 // Blocks from here on are aligned to, and ask for, huge pages: fewer faults and TLB misses.
 constexpr int64_t kHuge = int64_t{4} << 20;
 constexpr int64_t kHugePage = int64_t{2} << 20;
+// More than any process can address: refused here, as sanitizers abort on such a request.
+constexpr int64_t kAddressSpace = int64_t{1} << 47;
 
 // Size classes: 64 bytes, then four to each doubling, so that at most a fifth is wasted.
 int ClassOf(int64_t bytes) {
@@ -35,6 +37,7 @@ int64_t SizeOfClass(int size_class) {
 }
 
 void* SystemAllocate(int64_t bytes) {
+  if (bytes > kAddressSpace) return nullptr;
   void* block = nullptr;
   int64_t alignment = kCache && bytes >= kHuge ? kHugePage : kAlignment;
   if (posix_memalign(&block, alignment, std::max<int64_t>(bytes, 1)) != 0) return nullptr;
