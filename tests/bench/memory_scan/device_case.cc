@@ -26,7 +26,10 @@ Buffer::Buffer(size_t bytes) : bytes_(bytes) {
   Poison();
 }
 Buffer::~Buffer() { cudaFree(data_); }
-void Buffer::Poison() { Check(cudaMemset(data_, 0xff, bytes_), "cudaMemset"); }
+void Buffer::Poison() {
+  Check(cudaMemset(data_, 0xff, bytes_), "cudaMemset");
+  Check(cudaDeviceSynchronize(), "cudaMemset");  // the cases' streams do not wait for this one
+}
 
 struct DeviceCase::Array {
   std::vector<float> host;
@@ -172,6 +175,7 @@ const char* DeviceCase::Forward(cudaStream_t stream) {
   a.carry_in = CarryOf(carry_in_), a.carry_out = CarryOf(carry_out_);
   a.workspace = workspace_->data();
   a.checkpoints = checkpoints_ ? checkpoints_->floats() : nullptr;
+  a.side_stream = case_.side_streams[1];
   return MemoryScanForward(a, stream);
 }
 
@@ -186,6 +190,7 @@ const char* DeviceCase::Backward(cudaStream_t stream) {
   a.checkpoints = checkpoints_->floats();
   a.dcarry_out = CarryOf(dcarry_out_), a.dcarry_in = CarryOf(dcarry_in_);
   a.workspace = backward_workspace_->data();
+  a.side_streams[0] = case_.side_streams[0], a.side_streams[1] = case_.side_streams[1];
   return MemoryScanBackward(a, stream);
 }
 

@@ -39,6 +39,8 @@ struct Case {
   MemoryScanShape shape;
   uint64_t seed = 1;
   bool backward = false;
+  cudaStream_t stream = nullptr;  // the checks' main stream
+  cudaStream_t side_streams[2] = {nullptr, nullptr};
 };
 
 // All buffers of one case. Host copies hold what the device sees (bf16 already rounded).

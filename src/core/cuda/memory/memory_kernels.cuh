@@ -26,10 +26,11 @@ struct Segment {
 struct Rows {
   bf16* data;
   int64_t batch_stride, token_stride;
-  // Row of a token, for the head.
+  // Row of a token, for the sequence's head.
   __device__ bf16* at(const Segment& s, int sequence, int64_t token) const {
-    return data + sequence / s.heads * batch_stride + token * token_stride +
-           sequence % s.heads * kTile;
+    const int batch = sequence / s.heads;
+    return data + batch * batch_stride + token * token_stride +
+           (sequence - batch * s.heads) * kTile;
   }
 };
 

@@ -1,5 +1,6 @@
 // Enqueues the memory scan's kernels, segment by segment.
 #include <algorithm>
+#include <vector>
 
 #include "src/core/cuda/memory/memory_kernels.cuh"
 
@@ -10,14 +11,18 @@ namespace {
 constexpr int64_t kWeightElements = int64_t{kSlices} * kTileElements;  // of one W1, W2, S1 or S2
 constexpr int64_t kCarryElements = 4 * kWeightElements;
 
-// Blocks per segment: enough for the parallel kernels to fill the GPU several times over, few
-// enough that the states and what backward keeps of a segment stay near 1 GiB.
-constexpr int64_t kSegmentBlocks = 2048;
+// Blocks per segment: enough for the parallel kernels to fill the GPU several times over. The scans
+// of 64 sequences fill it too; fewer gain from short segments, whose stages then run side by side.
+constexpr int64_t kSegmentBlocks = 2048, kSegmentBlocksFewSequences = 1024, kFewSequences = 64;
+// Segments whose states, and whose records for backward, are in flight at a time.
+constexpr int kForwardSlots = 2, kStateSlots = 3, kKeptSlots = 2;
 
 int64_t chunk_count(const MemoryScanShape& s) { return (s.tokens + s.chunk - 1) / s.chunk; }
 
 int64_t segment_chunks(const MemoryScanShape& s) {
-  const int64_t most = std::max<int64_t>(1, kSegmentBlocks / (s.batch * s.heads));
+  const int64_t sequences = s.batch * s.heads;
+  const int64_t blocks = sequences < kFewSequences ? kSegmentBlocksFewSequences : kSegmentBlocks;
+  const int64_t most = std::max<int64_t>(1, blocks / sequences);
   const int64_t segments = (chunk_count(s) + most - 1) / most;
   return (chunk_count(s) + segments - 1) / segments;
 }
@@ -48,9 +53,32 @@ MemoryScanCarry carry_at(float* base, int64_t sequences) {
   return {base, base + n, base + 2 * n, base + 3 * n};
 }
 
+// Orders work between streams: one event a mark. A wait for a mark never made does nothing.
+class Marks {
+ public:
+  explicit Marks(int64_t count) : events_(count) {}
+  ~Marks() {
+    for (cudaEvent_t e : events_)
+      if (e != nullptr) cudaEventDestroy(e);  // lives on until the streams have passed it
+  }
+  Marks(const Marks&) = delete;
+  Marks& operator=(const Marks&) = delete;
+  void make(int64_t i, cudaStream_t stream) {
+    if (cudaEventCreateWithFlags(&events_[i], cudaEventDisableTiming) == cudaSuccess)
+      cudaEventRecord(events_[i], stream);
+  }
+  void await(int64_t i, cudaStream_t stream) const {
+    if (i >= 0 && i < static_cast<int64_t>(events_.size()) && events_[i] != nullptr)
+      cudaStreamWaitEvent(stream, events_[i], 0);
+  }
+
+ private:
+  std::vector<cudaEvent_t> events_;
+};
+
 struct ForwardBuffers {
-  float* coefficients;
-  bf16* states;
+  float* coefficients[kForwardSlots];
+  bf16* states[kForwardSlots];
   float* carries;  // two, where the caller keeps no checkpoints
   size_t bytes;
 };
@@ -59,8 +87,10 @@ ForwardBuffers plan_forward(const MemoryScanShape& s, void* workspace) {
   Allotment a(workspace);
   const int64_t sequences = s.batch * s.heads, blocks = sequences * segment_chunks(s);
   ForwardBuffers b;
-  b.coefficients = a.take<float>(blocks * kCoefficients);
-  b.states = a.take<bf16>(blocks * kStateElements);
+  for (int i = 0; i < kForwardSlots; ++i) {
+    b.coefficients[i] = a.take<float>(blocks * kCoefficients);
+    b.states[i] = a.take<bf16>(blocks * kStateElements);
+  }
   b.carries = a.take<float>(2 * sequences * kCarryElements);
   b.bytes = a.bytes();
   return b;
@@ -105,23 +135,35 @@ const char* forward(const MemoryScanForwardArgs& args, cudaStream_t stream) {
   if (args.checkpoints != nullptr) {
     if (const char* e = copy_carry(carry_before(0), args.carry_in, sequences, stream)) return e;
   }
+  // The next segment's scan, which fills only part of the GPU when there are few sequences, runs
+  // beside this segment's reads.
+  const cudaStream_t side = args.side_stream == nullptr ? stream : args.side_stream;
+  Marks scanned(segments), read(segments), begun(1);
+  begun.make(0, stream);
+  begun.await(0, side);
   for (int64_t i = 0; i < segments; ++i) {
-    const CommonParams p{segment_at(shape, i), to_rows(args.q), to_rows(args.k),
-                         to_rows(args.v),      args.gates,      args.norm_gain,
-                         args.norm_bias,       b.coefficients,  b.states,
+    const int slot = i % kForwardSlots;
+    const CommonParams p{segment_at(shape, i), to_rows(args.q),      to_rows(args.k),
+                         to_rows(args.v),      args.gates,           args.norm_gain,
+                         args.norm_bias,       b.coefficients[slot], b.states[slot],
                          shape.epsilon,        shape.residual};
-    launch_gate_coefficients(p, b.coefficients, stream);
+    read.await(i - kForwardSlots, stream);
+    launch_gate_coefficients(p, b.coefficients[slot], stream);
     launch_scan_states(p, carry_before(i), carry_before(i + 1), stream);
-    launch_read(p, to_rows(args.y), stream);
+    scanned.make(i, stream);
+    scanned.await(i, side);
+    launch_read(p, to_rows(args.y), side);
+    read.make(i, side);
     if (const char* e = last_error()) return e;
   }
-  return nullptr;
+  read.await(segments - 1, stream);
+  return last_error();
 }
 
 struct BackwardBuffers {
-  float* coefficients;
-  bf16* states;
-  bf16* kept;
+  float* coefficients[kStateSlots];
+  bf16* states[kStateSlots];
+  bf16* kept[kKeptSlots];
   float* carries;     // two states' adjoints, and one state nobody reads
   float* norm_parts;  // [sequences, 64, 2, 64]
   float* norm_reads;  // [sequences, 2, 64]
@@ -132,9 +174,12 @@ BackwardBuffers plan_backward(const MemoryScanShape& s, void* workspace) {
   Allotment a(workspace);
   const int64_t sequences = s.batch * s.heads, blocks = sequences * segment_chunks(s);
   BackwardBuffers b;
-  b.coefficients = a.take<float>(blocks * kCoefficients);
-  b.states = a.take<bf16>(blocks * kStateElements);
-  b.kept = a.take<bf16>(blocks * kept::kTiles * kTileElements);
+  for (int i = 0; i < kStateSlots; ++i) {
+    b.coefficients[i] = a.take<float>(blocks * kCoefficients);
+    b.states[i] = a.take<bf16>(blocks * kStateElements);
+  }
+  for (int i = 0; i < kKeptSlots; ++i)
+    b.kept[i] = a.take<bf16>(blocks * kept::kTiles * kTileElements);
   b.carries = a.take<float>(3 * sequences * kCarryElements);
   b.norm_parts = a.take<float>(sequences * kTile * 2 * kTile);
   b.norm_reads = a.take<float>(sequences * 2 * kTile);
@@ -149,23 +194,54 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
   const auto carry = [&](int64_t i) {
     return carry_at(b.carries + i * sequences * kCarryElements, sequences);
   };
-  const Kept kept{b.kept};
   const Rows dy = to_rows(args.dy), dv = to_rows(args.dv);
-  for (int64_t i = segments - 1; i >= 0; --i) {
-    const CommonParams p{segment_at(shape, i), to_rows(args.q), to_rows(args.k),
-                         to_rows(args.v),      args.gates,      args.norm_gain,
-                         args.norm_bias,       b.coefficients,  b.states,
-                         shape.epsilon,        shape.residual};
-    const bool first = i + 1 == segments;
+  // Three stages, each a segment ahead of the next: states again, reads and their adjoint, the
+  // state's adjoint. The first and the last fill only part of the GPU when there are few sequences.
+  const cudaStream_t scan_stream = args.side_streams[0] == nullptr ? stream : args.side_streams[0];
+  const cudaStream_t read_stream = args.side_streams[1] == nullptr ? stream : args.side_streams[1];
+  Marks scanned(segments), read(segments), done(segments), begun(1);
+  begun.make(0, stream);
+  begun.await(0, scan_stream);
+  begun.await(0, read_stream);
+  const auto params = [&](int64_t i) {
+    const int slot = i % kStateSlots;
+    return CommonParams{segment_at(shape, i), to_rows(args.q),      to_rows(args.k),
+                        to_rows(args.v),      args.gates,           args.norm_gain,
+                        args.norm_bias,       b.coefficients[slot], b.states[slot],
+                        shape.epsilon,        shape.residual};
+  };
+  const auto scan = [&](int64_t i) {
+    const CommonParams p = params(i);
     float* checkpoint = const_cast<float*>(args.checkpoints) + i * sequences * kCarryElements;
-    launch_gate_coefficients(p, b.coefficients, stream);
-    launch_scan_states(p, carry_at(checkpoint, sequences), carry(2), stream);
-    launch_read_keeping(p, dy, kept, stream);
-    launch_read_backward(p, dy, to_rows(args.dq), kept, stream);
+    done.await(i + kStateSlots, scan_stream);
+    launch_gate_coefficients(p, b.coefficients[i % kStateSlots], scan_stream);
+    launch_scan_states(p, carry_at(checkpoint, sequences), carry(2), scan_stream);
+    scanned.make(i, scan_stream);
+  };
+  const auto read_back = [&](int64_t i) {
+    const CommonParams p = params(i);
+    const Kept kept{b.kept[i % kKeptSlots]};
+    scanned.await(i, read_stream);
+    done.await(i + kKeptSlots, read_stream);
+    launch_read_keeping(p, dy, kept, read_stream);
+    launch_read_backward(p, dy, to_rows(args.dq), kept, read_stream);
+    read.make(i, read_stream);
+  };
+  const auto adjoint = [&](int64_t i) {
+    const CommonParams p = params(i);
+    const Kept kept{b.kept[i % kKeptSlots]};
+    const bool first = i + 1 == segments;
+    read.await(i, stream);
     launch_scan_adjoint(p, first ? args.dcarry_out : carry((i + 1) % 2),
                         i == 0 ? args.dcarry_in : carry(i % 2), dv, kept, b.norm_parts, first,
                         stream);
     launch_finish_segment(p, to_rows(args.dk), dv, args.dgates, kept, b.norm_reads, first, stream);
+    done.make(i, stream);
+  };
+  for (int64_t i = segments - 1; i >= -2; --i) {  // in the order in which one stream would need it
+    if (i >= 0) scan(i);
+    if (i + 1 < segments && i + 1 >= 0) read_back(i + 1);
+    if (i + 2 < segments) adjoint(i + 2);
     if (const char* e = last_error()) return e;
   }
   launch_finish_norm(segment_at(shape, 0), b.norm_parts, b.norm_reads, args.dnorm_gain,

@@ -9,8 +9,11 @@
 //   y_t = f_{W_t}(q_t)
 //
 // Plain C++: no CUDA header is needed to include this. All pointers are device pointers. Nothing
-// here allocates, synchronises or keeps state; calls only enqueue work on `stream`, so they may
-// come from any thread, and buffers must live until the stream has passed them.
+// here allocates memory, synchronises or keeps state; calls only enqueue work on `stream`, so they
+// may come from any thread, and buffers must live until the stream has passed them. Side streams
+// are optional: work that may run beside the rest goes there, begins after what `stream` held at
+// the call, and is done before what `stream` gets after it. They help where batch * heads is
+// small, and best with a lower priority than `stream`.
 // Two runs on the same inputs give the same bits.
 #pragma once
 
@@ -68,6 +71,7 @@ struct MemoryScanForwardArgs {
   MemoryScanCarry carry_out;     // out; may not alias carry_in
   void* workspace = nullptr;     // MemoryScanForwardWorkspace bytes, 1024-byte aligned
   float* checkpoints = nullptr;  // out, MemoryScanCheckpointBytes; null when no backward follows
+  CUstream_st* side_stream = nullptr;
 };
 
 struct MemoryScanBackwardArgs {
@@ -85,6 +89,7 @@ struct MemoryScanBackwardArgs {
   float* dnorm_bias = nullptr;  // out [heads, head_dim]
   MemoryScanCarry dcarry_in;    // out; may not alias dcarry_out
   void* workspace = nullptr;    // MemoryScanBackwardWorkspace bytes, 1024-byte aligned
+  CUstream_st* side_streams[2] = {nullptr, nullptr};  // both or neither
 };
 
 // Whether these kernels cover the shape. Everything below requires that they do.

@@ -70,27 +70,34 @@ __device__ float warp_sum(float x) {
   return x;
 }
 
-__device__ void prefetch(const Params& p, SharedStorage& s, int sequence, int rank, int step) {
+__device__ void prefetch(const Params& p, SharedStorage& s, int sequence, int rank, int step,
+                         const bf16* keys, int last_row) {
   const Segment& seg = p.common.segment;
   const int chunk = seg.chunks - 1 - step, block = sequence * seg.chunks + chunk;
   const int thread = threadIdx.x;
   Stage& stage = s.stage[step & 1];
+  const bf16* states = p.common.states + int64_t{block} * kStateElements + rank * 4 * kTileElements;
   if (thread == 0) {
     uint64_t* bar = &s.stage_bar[step & 1];
     mbar_expect(bar, 5 * kTileBytes);
     bulk_load(stage.d2, p.kept.tile(block, kept::kD2), kTileBytes, bar);
     bulk_load(stage.h, p.kept.tile(block, kept::kPerSlice * rank + kept::kH), 2 * kTileBytes, bar);
-    bulk_load(stage.weights,
-              p.common.states + int64_t{block} * kStateElements + rank * 4 * kTileElements,
-              2 * kTileBytes, bar);
+    bulk_load(stage.weights, states, 2 * kTileBytes, bar);
+  } else if (thread == 128) {  // what the registers will take
+    bulk_prefetch(states + 2 * kTileElements, 2 * kTileBytes);
+    bulk_prefetch(p.kept.tile(block, kept::kPerSlice * rank + kept::kSlopeK), 2 * kTileBytes);
+    bulk_prefetch(p.kept.tile(block, kept::kDh + rank), kTileBytes);
+    bulk_prefetch(p.kept.tile(block, kept::kDd1 + rank), kTileBytes);
+    bulk_prefetch(p.kept.tile(block, kept::kDweights + 4 * rank), 4 * kTileBytes);
+    bulk_prefetch(p.kept.tile(block, kept::kDd2), 3 * kTileBytes);  // and xhat
   }
-  const int64_t first = seg.first_token + int64_t{chunk} * kTile;
+  const int row = thread >> 3, col = 8 * (thread & 7);
+  const bf16* from = keys + int64_t{chunk} * kTile * p.common.k.token_stride;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const int row = (thread >> 3) + 32 * i, col = 8 * (thread & 7);
-    const int64_t token = min(first + row, seg.tokens - 1);
-    copy_async(smem_address(stage.k) + swizzle_offset(row, col),
-               p.common.k.at(seg, sequence, token) + col, first + row < seg.tokens);
+    const bool valid = chunk * kTile + row + 32 * i <= last_row;
+    copy_async(smem_address(stage.k) + swizzle_offset(row, col) + 32 * 128 * i,
+               valid ? from + 32 * i * p.common.k.token_stride : keys, valid);
   }
   if (thread < kCoefficients / 4) {
     copy_async(smem_address(&s.coefficients[step & 1][4 * thread]),
@@ -219,7 +226,13 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     mbar_init_fence();
     fence_async();
   }
-  prefetch(p, s, sequence, rank, 0);
+  // This thread's part of the segment's first keys, and the last row counted from there.
+  const bf16* keys =
+      p.common.k.at(seg, sequence, min(seg.first_token + (thread >> 3), seg.tokens - 1)) +
+      8 * (thread & 7);
+  const int last_row =
+      static_cast<int>(min(seg.tokens - 1 - seg.first_token, int64_t{seg.chunks} * kTile));
+  prefetch(p, s, sequence, rank, 0, keys, last_row);
   if (thread < kTile) {
     s.gain[thread] = p.common.gain[sequence % seg.heads * kTile + thread];
     s.bias[thread] = p.common.bias[sequence % seg.heads * kTile + thread];
@@ -248,27 +261,20 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
       mbar_expect(&s.part_bar, kPartBytes);
       mbar_expect(&s.do_bar, kDoBytes);
     }
-    if (step + 1 < seg.chunks) prefetch(p, s, sequence, rank, step + 1);
-    const OwnToken own = load_own(p, sequence, block, first + own_row, own_row);
     const bf16* in = layer ? stage.d2 : stage.k;
     const bf16* factor = layer ? stage.h : stage.d1;
     // Adjoint of W' = .. - F^T diag(g) In, S' = .. - F^T diag(p) In.
     Acc acc, back;
-    Frag f, slope;
-    load_fragment(f, p.kept.tile(block, (layer ? kept::kDh : kept::kDd1) + rank));
+    Frag f, slope, reads;
+    load_fragment(reads, p.kept.tile(block, (layer ? kept::kDh : kept::kDd1) + rank));
     load_fragment(slope, slice_tile(kept::kSlopeK));
     mbar_wait(&s.stage_bar[parity], (step >> 1) & 1);
     {
-      Acc reads;
-#pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        const float2 v = unpack(f[i]);
-        reads[2 * i] = v.x, reads[2 * i + 1] = v.y;
-      }
       wgmma_fence();
       product<1, false, false>(acc, in, s.adjoint[layer][0], false);
       product<1, false, false>(back, in, s.adjoint[layer][1], false);
       wgmma_commit();
+      if (step + 1 < seg.chunks) prefetch(p, s, sequence, rank, step + 1, keys, last_row);
       load_frag(f, factor);
       wgmma_wait<0>();
       float dg[2] = {}, dp[2] = {};
@@ -289,9 +295,11 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
       }
       const float g0 = g[row], g1 = g[row + 8], p0 = g[kTile + row], p1 = g[kTile + row + 8];
 #pragma unroll
-      for (int i = 0; i < 32; ++i) {
-        const bool high = (i >> 1) & 1;
-        acc[i] = reads[i] - (high ? g1 : g0) * acc[i] - (high ? p1 : p0) * back[i];
+      for (int i = 0; i < 16; ++i) {
+        const float2 read = unpack(reads[i]);
+        const float gs = (i & 1) ? g1 : g0, ps = (i & 1) ? p1 : p0;
+        acc[2 * i] = fmaf(-gs, acc[2 * i], fmaf(-ps, back[2 * i], read.x));
+        acc[2 * i + 1] = fmaf(-gs, acc[2 * i + 1], fmaf(-ps, back[2 * i + 1], read.y));
       }
       Frag gf, pf;
       scale_rows(gf, f, g0, g1);
@@ -300,13 +308,13 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
       product<-1, true>(back, gf, s.adjoint[layer][0], false);
       product<-1, true>(back, pf, s.adjoint[layer][1], true);
       wgmma_commit();
+      if (layer == 0) load_fragment(reads, slice_tile(kept::kCurve));
       wgmma_wait<0>();
     }
     // acc: dD1 or dH so far; back: part of dK or of dD2.
     Frag du;
     if (layer == 0) {
-      Frag curve;
-      load_fragment(curve, slice_tile(kept::kCurve));
+      Frag& curve = reads;
 #pragma unroll
       for (int i = 0; i < 16; ++i) {
         const float2 d = unpack(slope[i]), c = unpack(curve[i]);
@@ -323,6 +331,21 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
             make_float4(back[4 * j], back[4 * j + 1], back[4 * j + 2], back[4 * j + 3]);
       }
     }
+    // Asked for here, used while the sums travel.
+    Frag m, dwr, dsr;
+    {
+      const char* momenta =
+          reinterpret_cast<const char*>(p.common.states + int64_t{block} * kStateElements +
+                                        (4 * rank + 2 + layer) * kTileElements);
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        m[i] = *reinterpret_cast<const uint32_t*>(
+            momenta + swizzle_offset(row + 8 * (i & 1), 8 * (i >> 1) + col));
+      }
+      load_fragment(dwr, p.kept.tile(block, kept::kDweights + 4 * rank + layer));
+      load_fragment(dsr, p.kept.tile(block, kept::kDweights + 4 * rank + 2 + layer));
+    }
+    const OwnToken own = load_own(p, sequence, block, first + own_row, own_row);
     __syncthreads();
     if (layer == 0) {  // dU W2^T on top, then to the tokens' owners
 #pragma unroll
@@ -355,16 +378,8 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     // While they travel: W' = A W + B S, S' = E S of the state, and the adjoints of A, B, E.
     {
       const float a = g[128], b = g[129], e = g[130];
-      const char* momenta =
-          reinterpret_cast<const char*>(p.common.states + int64_t{block} * kStateElements +
-                                        (4 * rank + 2 + layer) * kTileElements);
-      Frag w, m;
+      Frag w;
       load_frag(w, stage.weights[layer]);
-#pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        m[i] = *reinterpret_cast<const uint32_t*>(
-            momenta + swizzle_offset(row + 8 * (i & 1), 8 * (i >> 1) + col));
-      }
       float dots[3] = {};
 #pragma unroll
       for (int i = 0; i < 16; ++i) {
@@ -373,8 +388,6 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
         dots[1] = fmaf(dw[2 * i], y.x, fmaf(dw[2 * i + 1], y.y, dots[1]));
         dots[2] = fmaf(ds[2 * i], y.x, fmaf(ds[2 * i + 1], y.y, dots[2]));
       }
-      load_fragment(w, p.kept.tile(block, kept::kDweights + 4 * rank + layer));
-      load_fragment(m, p.kept.tile(block, kept::kDweights + 4 * rank + 2 + layer));
 #pragma unroll
       for (int i = 0; i < 3; ++i) dots[i] = warp_sum(dots[i]);
       if (lane == 0) {
@@ -383,7 +396,7 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
       }
 #pragma unroll
       for (int i = 0; i < 16; ++i) {
-        const float2 x = unpack(w[i]), y = unpack(m[i]);
+        const float2 x = unpack(dwr[i]), y = unpack(dsr[i]);
         ds[2 * i] = fmaf(b, dw[2 * i], fmaf(e, ds[2 * i], y.x));
         ds[2 * i + 1] = fmaf(b, dw[2 * i + 1], fmaf(e, ds[2 * i + 1], y.y));
         dw[2 * i] = fmaf(a, dw[2 * i], x.x);

@@ -70,88 +70,121 @@ __device__ float token_sum(float x) {
   return x;
 }
 
-// Delta of one owned token: four features a lane, f = 4 (lane % 16) + i.
-__device__ void token_delta(const Params& p, const SharedStorage& s, const bf16* k_tile,
-                            const bf16* v_tile, int row, int local, float (&delta)[4]) {
-  const int f = 4 * (threadIdx.x & 15);
-  const float4 mine = *reinterpret_cast<const float4*>(&s.part[0][local][f]);
-  const float4 other = *reinterpret_cast<const float4*>(&s.part[1][local][f]);
-  float o[4] = {mine.x + other.x, mine.y + other.y, mine.z + other.z, mine.w + other.w};
-  const float mean = token_sum((o[0] + o[1]) + (o[2] + o[3])) * (1.0f / kTile);
-  float square = 0;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    o[i] -= mean;
-    square = fmaf(o[i], o[i], square);
+// One owned token's delta, four features a lane: f = 4 (lane % 16) + i. With xhat = r (o - mean) it
+// is r (x - mean(x) - xhat mean(x xhat)), x = gain^2 xhat + fixed: every mean follows from sums
+// that need neither mean nor r, so that one round of shuffles does.
+struct TokenDelta {
+  float gain2[4], fixed[4];
+  float gain2_sum, fixed_sum;
+
+  // What does not depend on the network's output.
+  __device__ void prepare(const SharedStorage& s, const bf16* k_tile, const bf16* v_tile, int row,
+                          int local, bool residual) {
+    const int f = 4 * (threadIdx.x & 15);
+    uint2 k = *reinterpret_cast<const uint2*>(reinterpret_cast<const char*>(k_tile) +
+                                              swizzle_offset(row, f));
+    if (!residual) k = make_uint2(0, 0);
+    const uint2 v = *reinterpret_cast<const uint2*>(reinterpret_cast<const char*>(v_tile) +
+                                                    swizzle_offset(local, f));
+    const float4 gain = *reinterpret_cast<const float4*>(s.gain + f);
+    const float4 bias = *reinterpret_cast<const float4*>(s.bias + f);
+    fixed[0] = gain.x * (bias.x + unpack(k.x).x - unpack(v.x).x);
+    fixed[1] = gain.y * (bias.y + unpack(k.x).y - unpack(v.x).y);
+    fixed[2] = gain.z * (bias.z + unpack(k.y).x - unpack(v.y).x);
+    fixed[3] = gain.w * (bias.w + unpack(k.y).y - unpack(v.y).y);
+    gain2[0] = gain.x * gain.x, gain2[1] = gain.y * gain.y;
+    gain2[2] = gain.z * gain.z, gain2[3] = gain.w * gain.w;
+    gain2_sum = token_sum((gain2[0] + gain2[1]) + (gain2[2] + gain2[3]));
+    fixed_sum = token_sum((fixed[0] + fixed[1]) + (fixed[2] + fixed[3]));
   }
-  const float r = rsqrtf(token_sum(square) * (1.0f / kTile) + p.common.epsilon);
-  const uint2 k = *reinterpret_cast<const uint2*>(reinterpret_cast<const char*>(k_tile) +
-                                                  swizzle_offset(row, f));
-  const uint2 v = *reinterpret_cast<const uint2*>(reinterpret_cast<const char*>(v_tile) +
-                                                  swizzle_offset(local, f));
-  const float4 gain = *reinterpret_cast<const float4*>(s.gain + f);
-  const float4 bias = *reinterpret_cast<const float4*>(s.bias + f);
-  const float residual = p.common.residual ? 1 : 0;
-  const float keys[4] = {unpack(k.x).x, unpack(k.x).y, unpack(k.y).x, unpack(k.y).y};
-  const float values[4] = {unpack(v.x).x, unpack(v.x).y, unpack(v.y).x, unpack(v.y).y};
-  const float gains[4] = {gain.x, gain.y, gain.z, gain.w};
-  const float biases[4] = {bias.x, bias.y, bias.z, bias.w};
-  float m1 = 0, m2 = 0;
+
+  __device__ uint2 finish(const SharedStorage& s, int local, float epsilon) const {
+    const int f = 4 * (threadIdx.x & 15);
+    const float4 mine = *reinterpret_cast<const float4*>(&s.part[0][local][f]);
+    const float4 other = *reinterpret_cast<const float4*>(&s.part[1][local][f]);
+    const float o[4] = {mine.x + other.x, mine.y + other.y, mine.z + other.z, mine.w + other.w};
+    float sum = 0, square = 0, first = 0, second = 0, cross = 0;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    o[i] *= r;
-    const float error = fmaf(gains[i], o[i], biases[i] - values[i]) + residual * keys[i];
-    delta[i] = error * gains[i];
-    m1 += delta[i];
-    m2 = fmaf(delta[i], o[i], m2);
+    for (int i = 0; i < 4; ++i) {
+      sum += o[i];
+      square = fmaf(o[i], o[i], square);
+      first = fmaf(gain2[i], o[i], first);
+      second = fmaf(gain2[i] * o[i], o[i], second);
+      cross = fmaf(fixed[i], o[i], cross);
+    }
+#pragma unroll
+    for (int mask = 1; mask < 16; mask *= 2) {
+      sum += __shfl_xor_sync(0xffffffffu, sum, mask);
+      square += __shfl_xor_sync(0xffffffffu, square, mask);
+      first += __shfl_xor_sync(0xffffffffu, first, mask);
+      second += __shfl_xor_sync(0xffffffffu, second, mask);
+      cross += __shfl_xor_sync(0xffffffffu, cross, mask);
+    }
+    constexpr float kMean = 1.0f / kTile;
+    const float mean = sum * kMean;
+    const float r = rsqrtf(fmaxf(fmaf(square, kMean, -mean * mean), 0.0f) + epsilon);
+    const float m1 = fmaf(r, fmaf(-mean, gain2_sum, first), fixed_sum) * kMean;
+    const float spread = second - mean * (2 * first - mean * gain2_sum);
+    const float m2 = r * fmaf(r, spread, cross - mean * fixed_sum) * kMean;
+    float delta[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float xhat = r * (o[i] - mean);
+      delta[i] = r * (fmaf(gain2[i], xhat, fixed[i]) - m1 - xhat * m2);
+    }
+    return make_uint2(pack(delta[0], delta[1]), pack(delta[2], delta[3]));
   }
-  m1 = token_sum(m1) * (1.0f / kTile);
-  m2 = token_sum(m2) * (1.0f / kTile);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) delta[i] = r * (delta[i] - m1 - o[i] * m2);
-}
+};
 
 // g_s x_s and p_s x_s for a [token, f] tile, eight elements a thread.
 __device__ void scale_tokens(bf16 (&out)[2][kTileElements], const bf16* tile, const float* g) {
-  const int row = threadIdx.x >> 3;
-  const int at = swizzle_offset(row, 8 * (threadIdx.x & 7));
+  const int row = threadIdx.x >> 3, at = swizzle_offset(row, 8 * (threadIdx.x & 7));
   const uint4 x = *reinterpret_cast<const uint4*>(reinterpret_cast<const char*>(tile) + at);
-  const float gs = g[row], ps = g[kTile + row];
-  const uint32_t in[4] = {x.x, x.y, x.z, x.w};
-  uint32_t gx[4], px[4];
+  const float2 a = unpack(x.x), b = unpack(x.y), c = unpack(x.z), d = unpack(x.w);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float2 y = unpack(in[i]);
-    gx[i] = pack(gs * y.x, gs * y.y);
-    px[i] = pack(ps * y.x, ps * y.y);
+  for (int i = 0; i < 2; ++i) {
+    const float scale = g[kTile * i + row];
+    *reinterpret_cast<uint4*>(reinterpret_cast<char*>(out[i]) + at) =
+        make_uint4(pack(scale * a.x, scale * a.y), pack(scale * b.x, scale * b.y),
+                   pack(scale * c.x, scale * c.y), pack(scale * d.x, scale * d.y));
   }
-  *reinterpret_cast<uint4*>(reinterpret_cast<char*>(out[0]) + at) =
-      make_uint4(gx[0], gx[1], gx[2], gx[3]);
-  *reinterpret_cast<uint4*>(reinterpret_cast<char*>(out[1]) + at) =
-      make_uint4(px[0], px[1], px[2], px[3]);
 }
 
-// Keys, own values and coefficients of a chunk.
-__device__ void prefetch(const Params& p, SharedStorage& s, int sequence, int rank, int chunk) {
-  const Segment& seg = p.common.segment;
-  const int64_t first = seg.first_token + int64_t{chunk} * kTile;
-  const int row = threadIdx.x >> 3, col = 8 * (threadIdx.x & 7), slot = chunk & 1;
-  const int at = swizzle_offset(row, col);
-  const int64_t token = min(first + row, seg.tokens - 1);
-  copy_async(smem_address(s.k[slot]) + at, p.common.k.at(seg, sequence, token) + col,
-             first + row < seg.tokens);
-  const int own = row - kOwned * rank;
-  if (own >= 0 && own < kOwned) {
-    copy_async(smem_address(s.v[slot]) + swizzle_offset(own, col),
-               p.common.v.at(seg, sequence, token) + col, first + row < seg.tokens);
+// This thread's piece of a chunk's keys and own values.
+struct Prefetcher {
+  const bf16 *k, *v;  // in the segment's first chunk
+  int last_row;       // of the sequence, counted from the segment's first token
+
+  __device__ Prefetcher(const Params& p, int sequence) {
+    const Segment& seg = p.common.segment;
+    const int row = threadIdx.x >> 3, col = 8 * (threadIdx.x & 7);
+    const int64_t token = min(seg.first_token + row, seg.tokens - 1);
+    k = p.common.k.at(seg, sequence, token) + col;
+    v = p.common.v.at(seg, sequence, token) + col;
+    last_row = static_cast<int>(min(seg.tokens - 1 - seg.first_token, int64_t{seg.chunks} * kTile));
   }
-  if (threadIdx.x < kCoefficients / 4) {
-    const float* from =
-        p.common.coefficients + (int64_t{sequence} * seg.chunks + chunk) * kCoefficients;
-    copy_async(smem_address(&s.coefficients[slot][4 * threadIdx.x]), from + 4 * threadIdx.x, true);
+
+  // Keys, own values and coefficients of a chunk.
+  __device__ void start(const Params& p, SharedStorage& s, int sequence, int rank,
+                        int chunk) const {
+    const int row = threadIdx.x >> 3, slot = chunk & 1;
+    const int at = swizzle_offset(row, 8 * (threadIdx.x & 7));
+    const bool valid = chunk * kTile + row <= last_row;
+    const int64_t rows = valid ? int64_t{chunk} * kTile : 0;
+    copy_async(smem_address(s.k[slot]) + at, k + rows * p.common.k.token_stride, valid);
+    if (row / kOwned == rank) {
+      copy_async(smem_address(s.v[slot]) + at - rank * kOwned * 128,
+                 v + rows * p.common.v.token_stride, valid);
+    }
+    if (threadIdx.x < kCoefficients / 4) {
+      const float* from = p.common.coefficients +
+                          (int64_t{sequence} * p.common.segment.chunks + chunk) * kCoefficients;
+      copy_async(smem_address(&s.coefficients[slot][4 * threadIdx.x]), from + 4 * threadIdx.x,
+                 true);
+    }
+    copy_commit();
   }
-  copy_commit();
-}
+};
 
 __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     scan_states_kernel(const __grid_constant__ Params p) {
@@ -174,7 +207,8 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     to_frag(frag, w), store_frag(s.state[slice][layer], frag);
     to_frag(frag, m), store_frag(s.state[slice][2 + layer], frag);
   };
-  prefetch(p, s, sequence, rank, 0);
+  const Prefetcher prefetcher(p, sequence);
+  prefetcher.start(p, s, sequence, rank, 0);
   if (thread < kTile) {
     s.gain[thread] = p.common.gain[sequence % seg.heads * kTile + thread];
     s.bias[thread] = p.common.bias[sequence % seg.heads * kTile + thread];
@@ -200,7 +234,6 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
   char* d2_here = reinterpret_cast<char*>(s.d2) + swizzle_offset(own_row, 4 * (lane & 15));
   const uint32_t d2_there = map_rank(smem_address(d2_here), 1 - rank);
   const uint32_t d2_bar_there = map_rank(smem_address(&s.d2_bar), 1 - rank);
-  const bf16* update_a = layer ? s.h[slice] : s.d1[slice];
 
   for (int chunk = 0; chunk < seg.chunks; ++chunk) {
     const int parity = chunk & 1;
@@ -219,7 +252,7 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
                  s.state, 8 * kTileBytes);
       bulk_commit();
     }
-    if (chunk + 1 < seg.chunks) prefetch(p, s, sequence, rank, chunk + 1);
+    if (chunk + 1 < seg.chunks) prefetcher.start(p, s, sequence, rank, chunk + 1);
     wgmma_wait<0>();
     uint32_t slope[8];
 #pragma unroll
@@ -262,11 +295,11 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
       for (int i = 0; i < 32; ++i) w[i] = fmaf(a, w[i], b * m[i]), m[i] *= e;
     }
     scale_tokens(s.scaled[0], k_tile, g);
+    TokenDelta delta;
+    delta.prepare(s, k_tile, s.v[parity], own_row, local, p.common.residual);
     mbar_wait(&s.part_bar, parity);
     {
-      float delta[4];
-      token_delta(p, s, k_tile, s.v[parity], own_row, local, delta);
-      const uint2 d = make_uint2(pack(delta[0], delta[1]), pack(delta[2], delta[3]));
+      const uint2 d = delta.finish(s, local, p.common.epsilon);
       *reinterpret_cast<uint2*>(d2_here) = d;
       send(d2_there, d, d2_bar_there);
       __syncwarp();
@@ -291,7 +324,7 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     __syncthreads();
     {
       Frag a;
-      load_frag(a, update_a);
+      load_frag(a, layer ? s.h[slice] : s.d1[slice]);
       wgmma_fence();
       product<-1, true>(w, a, s.scaled[layer][0], true);
       product<-1, true>(m, a, s.scaled[layer][1], true);

@@ -312,6 +312,10 @@ __device__ inline void bulk_load(void* to, const void* from, uint32_t bytes, uin
       "l"(from), "r"(bytes), "r"(smem_address(bar))
       : "memory");
 }
+// Brings 16-byte aligned global memory into the L2 cache.
+__device__ inline void bulk_prefetch(const void* from, uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
 __device__ inline void bulk_store(void* to, const void* from, uint32_t bytes) {
   asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to),
                "r"(smem_address(from)), "r"(bytes)
