@@ -100,10 +100,9 @@ absl::StatusOr<std::string> TrainSentencePiece(
   }
   MNEMO_ASSIGN_OR_RETURN(const MnemoSentencePieceApi* api, internal::SentencePieceApi());
   const std::string flags = fmt::format(
-      "--model_type={} --vocab_size={} --num_threads={} --normalization_rule_name=identity "
-      "--remove_extra_whitespaces=false --add_dummy_prefix=false --byte_fallback=true "
-      "--allow_whitespace_only_pieces=true --unk_id=0 --eos_id=1 --bos_id=-1 --pad_id=-1 "
-      "--minloglevel=2",
+      "model_type={} vocab_size={} num_threads={} normalization_rule_name=identity "
+      "remove_extra_whitespaces=false add_dummy_prefix=false byte_fallback=true "
+      "allow_whitespace_only_pieces=true unk_id=0 eos_id=1 bos_id=-1 pad_id=-1 minloglevel=2",
       options.type, options.vocabulary, options.threads);
   using Next = std::function<std::optional<std::string_view>()>;
   std::string model, error;

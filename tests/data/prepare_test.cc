@@ -149,9 +149,9 @@ TEST(Prepare, OutputDependsNeitherOnThreadsNorOnTheKindOfInput) {
   };
   const std::string reference = run("in", 1);
   EXPECT_EQ(Snapshot(run("in", 5)), Snapshot(reference));
-  EXPECT_EQ(FileSystem::Posix().List(reference)->size(), 3u);  // two shards and the manifest
+  EXPECT_EQ(FileSystem::Posix().List(reference)->size(), 4u);  // three shards and the manifest
   const std::string text = run("all.txt", 3), objects = run("all.jsonl", 2);
-  for (const char* shard : {"/train-00000.h5", "/train-00001.h5"}) {
+  for (const char* shard : {"/train-00000.h5", "/train-00001.h5", "/train-00002.h5"}) {
     EXPECT_EQ(ReadText(text + shard), ReadText(objects + shard));
   }
   EXPECT_THAT(PreparedText(text, ShardRole::kTraining),
@@ -212,7 +212,7 @@ TEST(Prepare, TrainsASentencePieceTokenizer) {
   options.out = directory / "out";
   const auto summary = RunPrepare(options);
   ASSERT_OK(summary);
-  EXPECT_LT(summary->tokens[0], 100000);
+  EXPECT_LT(summary->tokens[0], 190000);  // some pieces are longer than a byte
   EXPECT_THAT(PreparedText(options.out, ShardRole::kTraining), ElementsAre(text));
   options.threads = 3;
   options.out = directory / "again";

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <filesystem>
+#include <iostream>
 #include <string>
 
 #include "src/core/status.h"
@@ -27,9 +28,9 @@ absl::StatusOr<const MnemoSentencePieceApi*> Load() {
     // Never closed: tokenizers may live in static objects.
     void* library = dlopen(candidate.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
     if (library != nullptr) {
-      using Entry = const MnemoSentencePieceApi* (*)();
+      using Entry = decltype(&MnemoSentencePiece);
       auto entry = reinterpret_cast<Entry>(dlsym(library, "MnemoSentencePiece"));
-      if (entry != nullptr) return entry();
+      if (entry != nullptr) return entry(&std::cerr);
     }
     reason = dlerror();
   }

@@ -3,7 +3,11 @@
 #include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
 
+#include <iostream>
+#include <new>
+#include <sstream>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace {
@@ -99,9 +103,15 @@ class Lines : public sentencepiece::SentenceIterator {
 
 bool Train(const char* flags, void* context, bool (*next)(void*, const char**, size_t*),
            MnemoSink model, MnemoSink error) {
+  std::unordered_map<std::string, std::string> values;
+  std::istringstream words(flags);
+  for (std::string word; words >> word;) {
+    const size_t equals = word.find('=');
+    values[word.substr(0, equals)] = word.substr(equals + 1);
+  }
   Lines lines(context, next);
   std::string trained;
-  const Status status = sentencepiece::SentencePieceTrainer::Train(flags, &lines, &trained);
+  const Status status = sentencepiece::SentencePieceTrainer::Train(values, &lines, &trained);
   if (!Report(status, error)) return false;
   Put(model, trained);
   return true;
@@ -112,7 +122,9 @@ constexpr MnemoSentencePieceApi kApi = {Load,   Free,   Vocabulary, EndOfSentenc
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) const MnemoSentencePieceApi*
-MnemoSentencePiece() {
+extern "C" __attribute__((visibility("default"))) const MnemoSentencePieceApi* MnemoSentencePiece(
+    void* standard_error) {
+  auto* program = static_cast<std::ostream*>(standard_error);
+  if (program != &std::cerr) new (&std::cerr) std::ostream(program->rdbuf());
   return &kApi;
 }

@@ -4,7 +4,7 @@
 // process with the system's libprotobuf each would bind to the other's functions, and protobuf's
 // version check ends the program. So this plugin is the only thing that links SentencePiece, and
 // it is loaded with RTLD_DEEPBIND, which makes it look for symbols in its own libraries first. Only
-// C types cross the boundary.
+// C types cross the boundary, and the standard error stream (below).
 #pragma once
 
 #include <cstddef>
@@ -32,12 +32,15 @@ struct MnemoSentencePieceApi {
                  MnemoSink error);
   // One token as it stands in running text.
   bool (*decode_one)(const void* processor, int32_t token, MnemoSink text, MnemoSink error);
-  // `flags` as for spm_train. `next` sets a line and returns true, or returns false at the end.
+  // `flags`: spm_train's, as "name=value name=value". `next` sets a line and returns true, or
+  // returns false at the end.
   bool (*train)(const char* flags, void* context,
                 bool (*next)(void* context, const char** line, size_t* bytes), MnemoSink model,
                 MnemoSink error);
 };
 
-// The one exported function.
-const MnemoSentencePieceApi* MnemoSentencePiece();
+// The one exported function. `standard_error` is the program's std::cerr (a std::ostream*). A
+// program may hold that object itself, by a copy relocation, and then the one in libstdc++ itself,
+// to which deep binding leads this library, was never constructed: the first log line would crash.
+const MnemoSentencePieceApi* MnemoSentencePiece(void* standard_error);
 }
