@@ -50,10 +50,10 @@ Var SumAll(const Var& x);                           // []
 Var BroadcastTo(const Var& x, const Shape& shape);  // view
 Tensor MaxOverLast(const Tensor& x);                // keeps the axis with size 1
 
-// a [..., m, k] b [..., k, n] -> [..., m, n]: equal leading dims, or b a plain matrix.
-Var MatMul(const Var& a, const Var& b);
-// c + scale a b, one pass.
-Var AddMatMul(const Var& c, const Var& a, const Var& b, double scale = 1);
+// scale a b. a [..., m, k], b [..., k, n] -> [..., m, n]: equal leading dims, or b a plain matrix.
+Var MatMul(const Var& a, const Var& b, double scale = 1);
+// c + scale a b, one pass. Overwrites c's value if nothing else refers to it (so move it in).
+Var AddMatMul(Var c, const Var& a, const Var& b, double scale = 1);
 
 // Shape.
 Var Reshape(const Var& x, const Shape& shape);          // view if it can be; one dim may be -1

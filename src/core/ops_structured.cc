@@ -47,37 +47,38 @@ void CheckIds(const Tensor& ids, int64_t rows, int64_t bound, const char* op) {
 
 }  // namespace
 
-Var MatMul(const Var& a, const Var& b) {
+Var MatMul(const Var& a, const Var& b, double scale) {
   if (b.rank() == 2 && a.rank() > 2) {
     Shape shape = a.shape();
     shape.back() = b.dim(-1);
-    return Reshape(MatMul(Reshape(a, {-1, a.dim(-1)}), b), shape);
+    return Reshape(MatMul(Reshape(a, {-1, a.dim(-1)}), b, scale), shape);
   }
   RequireMatMul(a, b, "matmul");
   Tensor out = EmptyLike(a.value(), MatMulShape(a, b));
-  BackendOf(out).Gemm(a.value(), b.value(), 1, 0, out);
+  BackendOf(out).Gemm(a.value(), b.value(), scale, 0, out);
   const Saves saves{.inputs = (a.tracked() ? 2u : 0u) | (b.tracked() ? 1u : 0u)};
-  return RecordOne(Primitive::kMatMul, {a, b}, std::move(out), saves, [](VjpContext& c) {
-    if (c.needs(0)) c.Set(0, MatMul(c.grad(), Transpose(c.input(1))));
-    if (c.needs(1)) c.Set(1, MatMul(Transpose(c.input(0)), c.grad()));
+  return RecordOne(Primitive::kMatMul, {a, b}, std::move(out), saves, [scale](VjpContext& c) {
+    if (c.needs(0)) c.Set(0, MatMul(c.grad(), Transpose(c.input(1)), scale));
+    if (c.needs(1)) c.Set(1, MatMul(Transpose(c.input(0)), c.grad(), scale));
   });
 }
 
-Var AddMatMul(const Var& c, const Var& a, const Var& b, double scale) {
+Var AddMatMul(Var c, const Var& a, const Var& b, double scale) {
   RequireMatMul(a, b, "add_matmul");
   RequireSameType(a, c, "add_matmul");
   const Shape shape = MatMulShape(a, b);
   Require(c.shape() == shape, "add_matmul: {} plus a product of shape {}", ToString(c.shape()),
           ToString(shape));
-  Tensor out = c.value().Clone();
+  // A tracked c whose value no derivative kept is as free to be overwritten as a constant.
+  const bool reuse = c.value().sole_owner() && c.value().contiguous();
+  Tensor out = reuse ? c.value() : c.value().Clone();
   BackendOf(out).Gemm(a.value(), b.value(), scale, 1, out);
   const Saves saves{.inputs = (a.tracked() ? 4u : 0u) | (b.tracked() ? 2u : 0u)};
   return RecordOne(Primitive::kAddMatMul, {c, a, b}, std::move(out), saves, [scale](VjpContext& v) {
     const Var g = v.grad();
     if (v.needs(0)) v.Set(0, g);
-    const Var scaled = scale == 1 ? g : Scale(g, scale);
-    if (v.needs(1)) v.Set(1, MatMul(scaled, Transpose(v.input(2))));
-    if (v.needs(2)) v.Set(2, MatMul(Transpose(v.input(1)), scaled));
+    if (v.needs(1)) v.Set(1, MatMul(g, Transpose(v.input(2)), scale));
+    if (v.needs(2)) v.Set(2, MatMul(Transpose(v.input(1)), g, scale));
   });
 }
 

@@ -129,6 +129,9 @@ const FusedOp<Attributes>& Op() {
   return op;
 }
 
+// Listed from the start of the program, not from the first call.
+[[maybe_unused]] const FusedOpBase& registered = Op();
+
 }  // namespace
 
 Var Attention(const Var& q, const Var& persistent_k, const Var& persistent_v,

@@ -65,6 +65,9 @@ const FusedOp<Attributes>& Op() {
   return op;
 }
 
+// Listed from the start of the program, not from the first call.
+[[maybe_unused]] const FusedOpBase& registered = Op();
+
 }  // namespace
 
 Var CrossEntropy(const Var& x, const Var& head, const Tensor& targets, int64_t tile) {

@@ -82,6 +82,9 @@ const FusedOp<ConvAttributes>& ConvOp() {
   return op;
 }
 
+// Listed from the start of the program, not from the first call.
+[[maybe_unused]] const FusedOpBase* const registered[] = {&RmsNormOp(), &SwiGluOp(), &ConvOp()};
+
 }  // namespace
 
 Var RmsNorm(const Var& x, const Var& weight, int64_t heads, double epsilon) {

@@ -1,5 +1,7 @@
 #include "src/core/fused/memory_chunk.h"
 
+#include <utility>
+
 #include "src/core/ops.h"
 
 namespace mnemo {
@@ -22,12 +24,18 @@ Var ScaledLinear(const Var& scale, const Var& x, const Var& w) {
   return Mul(scale, MatMul(x, Transpose(w)));
 }
 
+// sum + diag(scale) x w^T.
+Var AddScaledLinear(Var sum, const Var& scale, const Var& x, const Var& w) {
+  if (x.dim(-1) > w.dim(-2)) return Add(sum, ScaledLinear(scale, x, w));
+  return AddMatMul(std::move(sum), Mul(scale, x), Transpose(w));
+}
+
 // sum - deltas^T diag(scale) inputs, scaling whichever side is narrower.
-Var SubtractOuter(const Var& sum, const Var& deltas, const Var& scale, const Var& inputs) {
+Var SubtractOuter(Var sum, const Var& deltas, const Var& scale, const Var& inputs) {
   if (deltas.dim(-1) <= inputs.dim(-1)) {
-    return AddMatMul(sum, Transpose(Mul(deltas, scale)), inputs, -1);
+    return AddMatMul(std::move(sum), Transpose(Mul(deltas, scale)), inputs, -1);
   }
-  return AddMatMul(sum, Transpose(deltas), Mul(inputs, scale), -1);
+  return AddMatMul(std::move(sum), Transpose(deltas), Mul(inputs, scale), -1);
 }
 
 // One chunk, or the part of one that these tokens hold.
@@ -98,11 +106,13 @@ class ChunkScan {
     Var x = queries;
     for (int i = 0; i < rule_.depth; ++i) {
       Var z = ScaledLinear(a, x, state_.w.w[i]);
-      if (rule_.momentum) z = Add(z, ScaledLinear(b, x, state_.s.w[i]));
-      if (towards_initial) z = Add(z, ScaledLinear(Affine(a, -1, 1), x, Initial(i, x.dim(0))));
+      if (rule_.momentum) z = AddScaledLinear(std::move(z), b, x, state_.s.w[i]);
+      if (towards_initial) {
+        z = AddScaledLinear(std::move(z), Affine(a, -1, 1), x, Initial(i, x.dim(0)));
+      }
       Var attention = MatMul(x, Transpose(state_.open.inputs[i]));
       if (rule_.biases) attention = Affine(attention, 1, 1);
-      z = AddMatMul(z, Mul(g, attention), state_.open.deltas[i], -1);
+      z = AddMatMul(std::move(z), Mul(g, attention), state_.open.deltas[i], -1);
       if (rule_.biases) {
         z = Add(z, Carried(a, b, state_.w.c[i], MomentumBias(i), parameters_.initial.c[i]));
       }
@@ -128,9 +138,9 @@ class ChunkScan {
     for (int i = 0; i < rule_.depth; ++i) {
       const Var &inputs = state_.open.inputs[i], &deltas = state_.open.deltas[i];
       Var& w = state_.w.w[i];
-      const Var carried =
+      Var carried =
           Carried(a, b, w, rule_.momentum ? state_.s.w[i] : Var(), parameters_.initial.w[i]);
-      w = SubtractOuter(carried, deltas, g, inputs);
+      w = SubtractOuter(std::move(carried), deltas, g, inputs);
       if (rule_.momentum) {
         state_.s.w[i] = SubtractOuter(Mul(e, state_.s.w[i]), deltas, p, inputs);
       }

@@ -62,32 +62,44 @@ void Unflatten(const MemoryRule& rule, std::span<const Var> list, T& object) {
   MNEMO_CHECK(next == list.size());
 }
 
-Var Rows(const Var& x, int64_t begin, int64_t end) {
-  return x.defined() ? Slice(x, 2, begin, end) : x;
+// Lengths of the pieces in which `count` tokens run: each ends where `period` tokens are full, of
+// which the first `open` came before.
+std::vector<int64_t> Pieces(int64_t count, int64_t open, int64_t period) {
+  std::vector<int64_t> sizes;
+  for (int64_t left = count, taken = open; left > 0; taken = 0) {
+    sizes.push_back(std::min(left, period - taken));
+    left -= sizes.back();
+  }
+  return sizes;
 }
 
-MemoryTokens Rows(const MemoryTokens& tokens, int64_t begin, int64_t end) {
-  return {Rows(tokens.q, begin, end),   Rows(tokens.k, begin, end),
-          Rows(tokens.v, begin, end),   Rows(tokens.theta, begin, end),
-          Rows(tokens.eta, begin, end), Rows(tokens.alpha, begin, end)};
+// Cut once, so that the gradients of the pieces are put together once.
+std::vector<MemoryTokens> SplitTokens(const MemoryTokens& tokens, std::span<const int64_t> sizes) {
+  std::vector<MemoryTokens> pieces(sizes.size());
+  for (const auto member : {&MemoryTokens::q, &MemoryTokens::k, &MemoryTokens::v,
+                            &MemoryTokens::theta, &MemoryTokens::eta, &MemoryTokens::alpha}) {
+    if (!(tokens.*member).defined()) continue;
+    const std::vector<Var> parts = Split(tokens.*member, 2, sizes);
+    for (size_t i = 0; i < parts.size(); ++i) pieces[i].*member = parts[i];
+  }
+  return pieces;
 }
 
 // Chunk after chunk, beginning inside one if state.open is not empty.
 MemoryScanResult ScanChunks(const MemoryRule& rule, const MemoryParameters& parameters,
                             const MemoryTokens& tokens, MemoryState state, const Tensor& resets) {
-  const int64_t count = tokens.q.dim(2);
   MemoryScanResult result;
   std::vector<Var> reads;
-  for (int64_t begin = 0, chunk = 0; begin < count;) {
-    const int64_t end = std::min(count, begin + rule.chunk - state.open.count);
+  int64_t chunk = 0;
+  const std::vector<int64_t> sizes = Pieces(tokens.q.dim(2), state.open.count, rule.chunk);
+  for (const MemoryTokens& piece : SplitTokens(tokens, sizes)) {
     if (state.open.count == 0) {
-      if (resets.defined())
+      if (resets.defined()) {
         ResetMemoryState(rule, parameters, resets.Slice(1, chunk, chunk + 1), state);
+      }
       ++chunk;
     }
-    reads.push_back(
-        ScanChunk(rule, parameters, Rows(tokens, begin, end), state, result.clamp_hits));
-    begin = end;
+    reads.push_back(ScanChunk(rule, parameters, piece, state, result.clamp_hits));
   }
   result.y = Concat(reads, 2);
   result.state = std::move(state);
@@ -116,17 +128,18 @@ std::vector<Var> Compose(std::span<const Var> list, const Attributes& attributes
   MemoryScanResult total;
   std::vector<Var> reads;
   MemoryState state = std::move(inputs.state);
-  for (int64_t begin = 0, chunk = 0; begin < count;) {
-    const int64_t end = std::min(count, begin + group - state.open.count);
+  int64_t chunk = 0;
+  const std::vector<int64_t> sizes = Pieces(count, state.open.count, group);
+  for (const MemoryTokens& tokens : SplitTokens(inputs.tokens, sizes)) {
     Attributes part{rule, state.open.count, {}};
-    const int64_t begun = (end - begin + state.open.count + rule.chunk - 1) / rule.chunk -
-                          (state.open.count > 0 ? 1 : 0);
+    const int64_t taken = state.open.count + tokens.q.dim(2);
+    const int64_t begun = (taken + rule.chunk - 1) / rule.chunk - (state.open.count > 0 ? 1 : 0);
     if (attributes.resets.defined()) {
       part.resets = attributes.resets.Slice(1, chunk, chunk + begun);
     }
-    Inputs piece{Rows(inputs.tokens, begin, end), inputs.parameters, std::move(state)};
+    Inputs piece{tokens, inputs.parameters, std::move(state)};
     MemoryScanResult result;
-    result.state.open.count = (end - begin + part.open_count) % rule.chunk;
+    result.state.open.count = taken % rule.chunk;
     Unflatten(rule,
               Rematerialized([part](std::span<const Var> x) { return ComposeOnce(x, part); },
                              Flatten(rule, piece)),
@@ -138,7 +151,6 @@ std::vector<Var> Compose(std::span<const Var> list, const Attributes& attributes
                              : result.clamp_hits;
     }
     state = std::move(result.state);
-    begin = end;
     chunk += begun;
   }
   total.y = Concat(reads, 2);
@@ -150,6 +162,9 @@ FusedOp<Attributes>& Op() {
   static FusedOp<Attributes> op("memory_scan", &Compose);
   return op;
 }
+
+// Listed from the start of the program, not from the first call.
+[[maybe_unused]] const FusedOpBase& registered = Op();
 
 void CheckShapes(const MemoryRule& rule, const MemoryTokens& tokens, const MemoryState& state,
                  const Tensor& resets) {
