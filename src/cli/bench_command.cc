@@ -2,7 +2,6 @@
 
 #include <ctime>
 #include <fstream>
-#include <map>
 #include <string_view>
 
 #include "src/core/file_system.h"
@@ -31,9 +30,12 @@ std::string UtcNow() {
 }  // namespace
 
 void AddDTypeFlag(CLI::App& command, DType& dtype) {
-  command.add_option("--dtype", dtype, "Number format: f32 or f64")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, DType>{{"f32", DType::kF32}, {"f64", DType::kF64}}))
+  command
+      .add_option_function<std::string>(
+          "--dtype",
+          [&dtype](const std::string& name) { dtype = name == "f64" ? DType::kF64 : DType::kF32; },
+          "Number format: f32 or f64")
+      ->check(CLI::IsMember({"f32", "f64"}))
       ->default_str("f32");
 }
 
