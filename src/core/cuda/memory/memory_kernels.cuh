@@ -2,7 +2,7 @@
 //
 // The sequence is cut into segments of chunks; a "block" is one chunk of one head of one batch
 // entry, numbered (batch * heads + head) * chunks_in_segment + chunk. Work that depends on the
-// chunk before is in the two scan kernels (clusters of two CTAs, two hidden slices each);
+// chunk before is in the two scan kernels, whose clusters of CTAs share out the hidden units;
 // all else runs in parallel over blocks.
 #pragma once
 

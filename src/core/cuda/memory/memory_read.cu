@@ -343,27 +343,27 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
   wgmma_wait<0>();
   float r[2];
   normalize(y, p.common.epsilon, r);
-  if (kKeep) {
+  if constexpr (kKeep) {
     last_layer_backward(p, s, block, y, r, r2, masked);
-    return;
-  }
-  Frag out;
+  } else {
+    Frag out;
 #pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    const float2 gain = *reinterpret_cast<const float2*>(s.gain + 8 * j + col);
-    const float2 bias = *reinterpret_cast<const float2*>(s.bias + 8 * j + col);
+    for (int j = 0; j < 8; ++j) {
+      const float2 gain = *reinterpret_cast<const float2*>(s.gain + 8 * j + col);
+      const float2 bias = *reinterpret_cast<const float2*>(s.bias + 8 * j + col);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      float2 query = tile_pair(s.q, row + 8 * i, 8 * j + col);
-      if (!p.common.residual) query = make_float2(0, 0);
-      const float* x = y + 4 * j + 2 * i;
-      out[2 * j + i] =
-          pack(fmaf(gain.x, x[0], bias.x) + query.x, fmaf(gain.y, x[1], bias.y) + query.y);
+      for (int i = 0; i < 2; ++i) {
+        float2 query = tile_pair(s.q, row + 8 * i, 8 * j + col);
+        if (!p.common.residual) query = make_float2(0, 0);
+        const float* x = y + 4 * j + 2 * i;
+        out[2 * j + i] =
+            pack(fmaf(gain.x, x[0], bias.x) + query.x, fmaf(gain.y, x[1], bias.y) + query.y);
+      }
     }
+    store_frag(s.h, out);
+    __syncthreads();
+    write_rows(p.y.at(seg, sequence, first), p.y.token_stride, s.h, count, thread);
   }
-  store_frag(s.h, out);
-  __syncthreads();
-  write_rows(p.y.at(seg, sequence, first), p.y.token_stride, s.h, count, thread);
 }
 
 template <bool kKeep>
