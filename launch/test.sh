@@ -86,7 +86,7 @@ compile_cuda() {
     return
   fi
   say "cuda: compiling the kernels with $nvcc"
-  configure "$root/build-cuda" -DCMAKE_BUILD_TYPE=Release -DMNEMO_CUDA=ON -DBUILD_TESTING=OFF \
+  configure "$root/build-cuda" -DCMAKE_BUILD_TYPE=Release -DMNEMO_CUDA=ON \
     "-DCMAKE_CUDA_COMPILER=$nvcc" && build "$root/build-cuda" memory_scan_check ||
     failed+=("cuda (build)")
 }
