@@ -39,7 +39,7 @@ v1::RunConfig TinyRun(v1::Block block) {
   v1::TrainConfig& train = *config.mutable_train();
   train.set_steps(6);
   train.set_sequence_length(24);
-  train.set_slice(16);
+  train.set_slice(8);
   train.mutable_optimizer()->set_learning_rate(1e-2);
   train.mutable_optimizer()->set_warmup_steps(2);
   config.mutable_execution()->set_threads(1);

@@ -10,7 +10,7 @@ namespace mnemo {
 inline constexpr int kTinyVocabulary = 17;
 
 // A tiny model as a user writes it: d 16, 2 heads, 2 layers, sequences of 24 tokens in slices of
-// 16, chunk 4, 6 steps.
+// 8, chunk 4, 6 steps.
 v1::RunConfig TinyRun(v1::Block block = v1::LMM);
 // With its defaults filled in and a vocabulary. Takes a configuration like TinyRun's.
 v1::RunConfig Effective(v1::RunConfig written, int vocabulary = kTinyVocabulary);

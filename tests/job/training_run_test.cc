@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -21,6 +22,7 @@ using ::testing::HasSubstr;
 class TrainingRunTest : public testing::Test {
  protected:
   TrainingRunTest() {
+    std::filesystem::create_directories(directory_ / "data");
     WriteShard(directory_ / "data/train-00000.h5", RandomDocuments(40, 60, 256, 1),
                TestTokenizer());
     WriteShard(directory_ / "data/eval-00000.h5", RandomDocuments(5, 60, 256, 2), TestTokenizer());
@@ -141,23 +143,22 @@ TEST_F(TrainingRunTest, AFinishedRunIsNotTrainedOver) {
 
 // Wherever the disk fills up, the message says so and no half model is left under its name.
 TEST_F(TrainingRunTest, AFullDiskIsOneClearError) {
-  bool finished = false;
-  for (int64_t appends = 0; appends < 60 && !finished; ++appends) {
+  // The configuration, the metrics of the first and a later step, the model.
+  for (int64_t appends : {0, 1, 2, 4, 7, 9, 30, 100000}) {
     FailingFileSystem full;
     full.appends_left = appends;
     options_.fs = &full;
     options_.run_directory = directory_ / ("full-" + std::to_string(appends));
     const auto result = RunTraining(options_);
-    finished = result.ok();
     const bool model = std::filesystem::exists(options_.run_directory + "/model");
-    if (finished) {
-      EXPECT_TRUE(model);
-    } else {
+    EXPECT_EQ(result.ok(), appends == 100000);
+    EXPECT_EQ(model, result.ok());
+    if (!result.ok()) {
       EXPECT_THAT(std::string(result.status().message()), HasSubstr("disk full")) << appends;
+    } else {
+      ASSERT_OK(LoadModel(FileSystem::Posix(), result->model_directory));
     }
-    if (model) ASSERT_OK(LoadModel(FileSystem::Posix(), options_.run_directory + "/model"));
   }
-  EXPECT_TRUE(finished);
 }
 
 TEST_F(TrainingRunTest, BadInputIsNamed) {
