@@ -55,7 +55,6 @@ void AddBenchCommand(CLI::App& app, Action& chosen) {
   AddBenchMemory(*bench, chosen);
   AddBenchOps(*bench, chosen);
   AddBenchRecall(*bench, chosen);
-  AddBenchRecall(*bench, chosen);
 }
 
 }  // namespace mnemo
