@@ -19,6 +19,12 @@ class Hdf5Lock {
  public:
   Hdf5Lock() : lock_(Mutex()) {
     static const bool quiet = [] {  // errors are reported through Status, not printed
+      // A file whose closing failed (a full disk) stays half open inside the library, and its own
+      // clean-up at exit would crash on it. Our handles close themselves.
+      H5dont_atexit();
+      // A file that could not be closed, on a full disk, makes the library crash when it cleans up
+      // at exit. There is nothing to clean up: files are closed by their owners.
+      H5dont_atexit();
       H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
       return true;
     }();

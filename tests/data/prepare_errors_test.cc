@@ -81,7 +81,7 @@ TEST_F(PrepareErrors, InvalidUtf8ForSentencePieceNamesFileAndByte) {
   options.tokenizer = "sentencepiece";
   options.train.vocabulary = 300;
   options.train.type = "bpe";
-  options.sample_bytes = 70000;
+  options.sample_bytes = 400000;
   EXPECT_THAT(Failure(RunPrepare(options)),
               HasSubstr(fmt::format("a.txt: not UTF-8 at byte {}: convert the text, or give "
                                     "--invalid-utf8 replace or skip",
