@@ -5,23 +5,24 @@
 #
 # A cell is a model, chunk, momentum, sequence length and seed; its result is DIR/CELL.json. Cells
 # that are there already are not run again, so the study can be stopped and goes on where it was.
-# --cells N runs at most N missing cells (default: all), --steps N shortens the training of each.
+# --cells N runs at most N missing cells (default: one), --steps N shortens the training of each.
 # The memories are those of configs/recall.textproto: depth 2, layer norm, residual.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 out="$root/runs/recall_study"
-cells=1000000
+cells=1
 steps=3000
 sets=()
 while (($# > 0)); do
+  [[ "$1" == -h || "$1" == --help ]] && usage && exit 0
+  (($# > 1)) || die "$1 needs a value; see --help"
   case "$1" in
     --out) out="$2" && shift 2 ;;
     --cells) cells="$2" && shift 2 ;;
     --steps) steps="$2" && shift 2 ;;
     --set) sets+=(--set "$2") && shift 2 ;;
-    -h | --help) usage && exit 0 ;;
     *) die "unknown option $1; see --help" ;;
   esac
 done
@@ -56,13 +57,11 @@ for length in 256 1024; do
   done
 done
 
-python3 - "$out" <<'PYTHON'
-import glob, json, os, sys
-rows = []
-for path in sorted(glob.glob(os.path.join(sys.argv[1], "*.json"))):
-    last = json.load(open(path))["reports"][-1]
-    rows.append((os.path.basename(path)[:-5], last["step"], last["accuracy"]))
-print(f"{'cell':<48} {'steps':>6} {'accuracy':>9}")
-for name, step, accuracy in rows:
-    print(f"{name:<48} {step:>6} {accuracy:>9.3f}")
-PYTHON
+printf '%-48s %6s %9s\n' cell steps accuracy
+for result in "$out"/*.json; do
+  [[ -e "$result" ]] || continue
+  # The last report of the file.
+  step="$(sed -n 's/.*"step": *\([0-9]*\).*/\1/p' "$result" | tail -n 1)"
+  accuracy="$(sed -n 's/.*"accuracy": *\([0-9.]*\).*/\1/p' "$result" | tail -n 1)"
+  printf '%-48s %6s %9.3f\n' "$(basename "$result" .json)" "$step" "$accuracy"
+done

@@ -36,11 +36,10 @@ runner=(env)
 if setarch "$(uname -m)" -R true 2>/dev/null; then runner=(setarch "$(uname -m)" -R); fi
 
 # The targets behind the tests of a label, so that a sanitizer build makes nothing else. A test is
-# named after its program; scripts need `mnemo`.
+# named after its program.
 targets_of() {
   local dir="$1" label="$2" all
   all="$(ninja -C "$dir" -t targets all | sed -n 's/:.*//p')"
-  echo mnemo
   ctest --test-dir "$dir" -N -L "^$label\$" | sed -n 's/^ *Test *#[0-9]*: //p' |
     grep -Fx -f - <(printf '%s\n' "$all") || true
 }
@@ -64,7 +63,7 @@ test_sanitized() {
   local name="$1" dir="$root/build-$1" sanitizers="$2" label="$3" targets
   say "$name: label $label with -fsanitize=$sanitizers"
   configure "$dir" -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DMNEMO_SANITIZE=$sanitizers" \
-    -DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1
+    -DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-Og
   mapfile -t targets < <(targets_of "$dir" "$label")
   if build "$dir" "${targets[@]}"; then
     run_tests "$name" "$dir" -L "^$label\$" -LE '^long$'

@@ -10,7 +10,7 @@
 //   }
 //
 // To add one: write the file, add it to src/cli/CMakeLists.txt, declare its function below and
-// list it in kCommands in main.cc. A help text names the unit of every number, and
+// list it in AllCommands in commands.cc. A help text names the unit of every number, and
 // capture_default_str() shows the default. A command only parses and prints: what it does lives in
 // the folders below.
 //
@@ -42,6 +42,9 @@ void AddEvalCommand(CLI::App& app, Action& chosen);
 void AddExportCommand(CLI::App& app, Action& chosen);
 void AddGenerateCommand(CLI::App& app, Action& chosen);
 void AddBenchCommand(CLI::App& app, Action& chosen);
+
+// All of them, in the order in which --help lists them.
+std::span<const AddCommand> AllCommands();
 
 // Exit codes.
 inline constexpr int kExitOk = 0;

@@ -110,7 +110,8 @@ class Backend {
   virtual double SquaredNorm(const Tensor& x) = 0;
 };
 
-// The CPU backend: f32 and f64 arithmetic, BLAS for matrix products, loops over ParallelFor.
+// The CPU backend: f32 and f64 arithmetic, matrix products on tiles of its own (thin ones
+// through BLAS), loops over ParallelFor.
 Backend& CpuBackend();
 
 // The backend of GPU `index`; throws TensorError if there is none. A build without CUDA links a

@@ -5,8 +5,8 @@ namespace mnemo {
 
 Backend& CudaBackend(int index) {
   throw TensorError(
-      FailedPrecondition("device cuda:{} was asked for, but this build has no CUDA backend; "
-                         "configure with -DMNEMO_CUDA=ON, or run on the CPU",
+      FailedPrecondition("device cuda:{} was asked for, but this version has no CUDA backend yet; "
+                         "run with execution.device: CPU",
                          index));
 }
 

@@ -48,7 +48,7 @@ enum class Primitive : uint8_t {
   kPickColumns,
   kPlaceColumns,
   kRematerialized,  // Tape-level: Rematerialized() in tape.h
-  kFused,           // Tape-level: a fused op's own kernel, fused.h
+  kFused,           // Tape-level: a fused op's own kernel, fused_op.h
   kCount,
 };
 

@@ -1,5 +1,7 @@
 #include "src/data/tokenizer_sample.h"
 
+#include <cmath>
+
 #include "src/core/random.h"
 #include "src/core/status.h"
 #include "src/data/unit_feeder.h"
@@ -42,7 +44,12 @@ absl::StatusOr<std::string> TrainOnSample(const PrepareOptions& options,
   const double rate = total > options.sample_bytes
                           ? static_cast<double>(options.sample_bytes) / static_cast<double>(total)
                           : 1.0;
-  const RandomStream random(options.seed, 0, "data/tokenizer sample");
+  // Every (1 / rate)-th piece, the first one always, so that a sample of any text is not empty.
+  const double offset = RandomStream(options.seed, 0, "data/tokenizer sample").Uniform(0);
+  const auto taken = [&](uint64_t piece) {
+    const double place = static_cast<double>(piece) * rate + offset;
+    return piece == 0 || std::floor(place) > std::floor(place - rate);
+  };
   const EncodeOptions encode{options.input.field, options.invalid_utf8};
   UnitFeeder feeder(files, options.input, options.holdout, options.seed, {});
   std::vector<std::string> lines;
@@ -58,7 +65,7 @@ absl::StatusOr<std::string> TrainOnSample(const PrepareOptions& options,
                            UnitText(fed.unit, feeder.FileName(fed.unit), encode, storage));
     while (!text.empty()) {
       const size_t cut = CutPoint(text, kPieceBytes);
-      if (random.Uniform(index++) < rate) AddLines(text.substr(0, cut), lines);
+      if (taken(index++)) AddLines(text.substr(0, cut), lines);
       text.remove_prefix(cut);
     }
   }

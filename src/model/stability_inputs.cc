@@ -73,7 +73,8 @@ MemoryRun FirstMemoryRun(const ModelSpec& spec, std::span<const int64_t> heads, 
   run.parameters.norm_bias = Heads(run.parameters.norm_bias, 0, chosen);
   Gates gates = FirstGates(alone, p);
   for (Var* gate : {&gates.theta, &gates.eta, &gates.alpha}) *gate = Heads(*gate, 1, chosen);
-  run.inputs = [=, rule = spec.rule, epsilon = spec.epsilon](int64_t begin, int64_t end) {
+  run.inputs = [=, rule = spec.rule, epsilon = spec.epsilon, unit = spec.normalize_qk](
+                   int64_t begin, int64_t end) {
     const int64_t count = end - begin, h = static_cast<int64_t>(chosen.size());
     const auto normals = [&](const char* name, bool repeated) {
       const RandomStream stream(seed, 0, std::string("stability/") + name);
@@ -85,8 +86,12 @@ MemoryRun FirstMemoryRun(const ModelSpec& spec, std::span<const int64_t> heads, 
       return gate.defined() ? BroadcastTo(gate, {1, h, count, 1}) : gate;
     };
     const bool repeated = inputs == MemoryInputs::kRepeatedKey;
-    const Var k = L2Norm(normals("k", repeated), 1, epsilon);
-    return MemoryTokens{.q = repeated ? k : L2Norm(normals("q", false), 1, epsilon),
+    const auto rows = [&](const char* name, bool same) {
+      const Var x = normals(name, same);
+      return unit ? L2Norm(x, 1, epsilon) : x;
+    };
+    const Var k = rows("k", repeated);
+    return MemoryTokens{.q = repeated ? k : rows("q", false),
                         .k = k,
                         .v = normals("v", false),
                         .theta = constant(gates.theta),
@@ -123,6 +128,7 @@ bool SameMemory(const ModelSpec& a, const ModelSpec& b) {
                                rule.clamp,
                                static_cast<double>(rule.row_scale),
                                rule.epsilon,
+                               static_cast<double>(spec.normalize_qk),
                                spec.gates.theta_max,
                                spec.gates.eta_max,
                                spec.gates.alpha_max,

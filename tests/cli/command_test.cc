@@ -99,6 +99,18 @@ TEST(CommandTest, HelpShowsDefaultsAndVersionShowsTheCommit) {
   EXPECT_THAT(version.out, MatchesRegex("mnemo [0-9.]+, commit [0-9a-z-]+, .+, .+\n"));
 }
 
+// Declaring every command: a flag or name given twice throws.
+TEST(CommandTest, TheWholeTableOfCommandsStands) {
+  const char* const words[] = {"mnemo", "--help-all"};
+  ::testing::internal::CaptureStdout();
+  EXPECT_EQ(RunCommandLine(2, words, AllCommands()), kExitOk);
+  const std::string help = ::testing::internal::GetCapturedStdout();
+  for (const char* name : {"train", "plan", "prepare", "inspect", "eval", "export", "generate",
+                           "stability", "recall", "memory", "ops"}) {
+    EXPECT_THAT(help, HasSubstr(name));
+  }
+}
+
 TEST(CommandTest, LogLevelMayFollowTheCommand) {
   EXPECT_EQ(RunMnemo({"count", "--log-level", "error"}).code, kExitOk);
   EXPECT_FALSE(LogEnabled(LogLevel::kWarning));

@@ -18,7 +18,7 @@ struct Outcome {
   std::string out, error;
 };
 
-Outcome Run(std::vector<std::string> arguments) {
+Outcome RunMnemo(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), {"mnemo", "data"});
   std::vector<const char*> argv;
   for (const std::string& argument : arguments) argv.push_back(argument.c_str());
@@ -36,19 +36,19 @@ TEST(DataCommand, PreparesAndInspects) {
   const TestDirectory directory;
   for (char c = 'a'; c < 'z'; ++c) WriteText(directory / "in/" + c + ".h", std::string(100, c));
   WriteText(directory / "in/other.c", "left out");
-  const Outcome prepared = Run({"prepare", directory / "in", "--include", "*.h", "--out",
-                                directory / "out", "--holdout", "0.3", "--json", "--quiet"});
+  const Outcome prepared = RunMnemo({"prepare", directory / "in", "--include", "*.h", "--out",
+                                     directory / "out", "--holdout", "0.3", "--json", "--quiet"});
   ASSERT_EQ(prepared.code, kExitOk) << prepared.error;
   const auto summary = nlohmann::json::parse(prepared.out);
   const int64_t train = summary["train"]["tokens"], eval = summary["eval"]["tokens"];
   EXPECT_EQ(train + eval, 25 * 101);
   EXPECT_EQ(summary["text_bytes"], 2500);
-  const Outcome inspected = Run({"inspect", directory / "out", "--verify"});
+  const Outcome inspected = RunMnemo({"inspect", directory / "out", "--verify"});
   EXPECT_EQ(inspected.code, kExitOk) << inspected.error;
   EXPECT_THAT(inspected.out, HasSubstr("eval-00000.h5"));
   EXPECT_THAT(inspected.out, HasSubstr("tokenizer bytes, vocabulary 264, separator 256"));
   EXPECT_THAT(inspected.out, HasSubstr("verified: every digest matches"));
-  const Outcome again = Run({"prepare", directory / "in", "--out", directory / "out"});
+  const Outcome again = RunMnemo({"prepare", directory / "in", "--out", directory / "out"});
   EXPECT_EQ(again.code, kExitError);
   EXPECT_THAT(again.error, HasSubstr("(holdout was 0.3 and is 0.0)"));
 }
@@ -57,7 +57,7 @@ TEST(DataCommand, CutsAtBlankLines) {
   const TestDirectory directory;
   WriteText(directory / "a.txt", "one\n\ntwo\n");
   const Outcome outcome =
-      Run({"prepare", directory / "a.txt", "--delimiter", "", "--out", directory / "out"});
+      RunMnemo({"prepare", directory / "a.txt", "--delimiter", "", "--out", directory / "out"});
   EXPECT_EQ(outcome.code, kExitOk) << outcome.error;
   EXPECT_THAT(outcome.out, HasSubstr("10 tokens in 2 documents, 1 shards"));
 }
@@ -67,22 +67,22 @@ TEST(DataCommand, RepairsInvalidUtf8WhenAsked) {
   WriteText(directory / "a.jsonl", "{\"body\": \"a\xFF\"}\n");
   std::vector<std::string> line = {"prepare", directory / "a.jsonl", "--field", "body",
                                    "--out",   directory / "out"};
-  Outcome outcome = Run(line);
+  Outcome outcome = RunMnemo(line);
   EXPECT_EQ(outcome.code, kExitError);
-  EXPECT_THAT(outcome.error, HasSubstr("a.jsonl:1: not UTF-8 at byte 10 of the line"));
+  EXPECT_THAT(outcome.error, HasSubstr("a.jsonl:1: not UTF-8 at byte 11 of the line"));
   line.insert(line.end(), {"--invalid-utf8", "skip", "--overwrite"});
-  outcome = Run(line);
+  outcome = RunMnemo(line);
   EXPECT_EQ(outcome.code, kExitOk) << outcome.error;
   EXPECT_THAT(outcome.out, HasSubstr("2 tokens in 1 documents"));
   line[line.size() - 2] = "ignore";
-  outcome = Run(line);
+  outcome = RunMnemo(line);
   EXPECT_EQ(outcome.code, kExitUsage);
 }
 
 TEST(DataCommand, InspectNamesWhatIsBad) {
   const TestDirectory directory;
   WriteText(directory / "bad.h5", "not a shard");
-  const Outcome outcome = Run({"inspect", directory / "bad.h5"});
+  const Outcome outcome = RunMnemo({"inspect", directory / "bad.h5"});
   EXPECT_EQ(outcome.code, kExitError);
   EXPECT_THAT(outcome.out, HasSubstr("BAD: "));
   EXPECT_THAT(outcome.error, HasSubstr("1 of 1 shards are bad"));

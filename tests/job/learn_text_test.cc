@@ -6,7 +6,6 @@
 
 #include <cmath>
 #include <cstdio>
-#include <filesystem>
 
 #include "src/data/prepare.h"
 #include "src/data/sample_stream.h"
@@ -15,6 +14,7 @@
 #include "src/model/evaluator.h"
 #include "src/model/memory_trace.h"
 #include "src/model/saved_model.h"
+#include "tests/data/data_test_util.h"
 
 namespace mnemo {
 namespace {
@@ -66,23 +66,19 @@ class Bigram {
 class LearnText : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
-    directory_ = new std::string(std::filesystem::temp_directory_path() / "mnemo_learn_text");
-    std::filesystem::remove_all(*directory_);
+    directory_ = new TestDirectory;
     PrepareOptions options;
     options.input.paths = {"/usr/include"};
     options.input.include = {"*.h"};
-    options.out = *directory_ + "/shards";
+    options.out = *directory_ / "shards";
     options.holdout = 0.05;
     const auto summary = Prepare(FileSystem::Posix(), options);
     ASSERT_TRUE(summary.ok()) << summary.status();
   }
-  static void TearDownTestSuite() {
-    std::filesystem::remove_all(*directory_);
-    delete directory_;
-  }
+  static void TearDownTestSuite() { delete directory_; }
 
   static std::shared_ptr<const TokenStream> Stream(ShardRole role) {
-    auto set = TokenSet::Open({*directory_ + "/shards"}, role);
+    auto set = TokenSet::Open({*directory_ / "shards"}, role);
     EXPECT_TRUE(set.ok()) << set.status();
     auto stream = TokenStream::Open(std::move(*set), DocumentLayout::kConcatenated, 1);
     EXPECT_TRUE(stream.ok()) << stream.status();
@@ -119,9 +115,9 @@ class LearnText : public ::testing::Test {
 
   static void Learn(const std::string& block) {
     TrainingRunOptions options;
-    options.written = Config(block, *directory_ + "/shards");
+    options.written = Config(block, *directory_ / "shards");
     options.config_name = block;
-    options.run_directory = *directory_ + "/" + block;
+    options.run_directory = *directory_ / block;
     const auto run = RunTraining(options);
     ASSERT_TRUE(run.ok()) << run.status();
     const auto model = LoadModel(FileSystem::Posix(), run->model_directory);
@@ -159,9 +155,9 @@ class LearnText : public ::testing::Test {
     ASSERT_TRUE(traced.ok()) << traced;
   }
 
-  static std::string* directory_;
+  static TestDirectory* directory_;
 };
-std::string* LearnText::directory_ = nullptr;
+TestDirectory* LearnText::directory_ = nullptr;
 
 TEST_F(LearnText, Lmm) { Learn("LMM"); }
 TEST_F(LearnText, Mag) { Learn("MAG"); }

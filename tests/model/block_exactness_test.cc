@@ -32,10 +32,7 @@ void ExpectSameGradients(const StepResult& a, const StepResult& b, double tolera
 
 class BlockExactness : public ::testing::TestWithParam<int> {
  protected:
-  void SetUp() override {
-    model_ = AllTinyModels()[GetParam()];
-    SCOPED_TRACE(model_.name);
-  }
+  void SetUp() override { model_ = AllTinyModels()[GetParam()]; }
   StepResult Run(const std::vector<std::vector<int>>& tokens, const StepOptions& options) {
     return RunStep(model_.spec, model_.parameters, tokens, options);
   }
@@ -195,7 +192,7 @@ TEST_P(BlockExactness, GradientsMatchFiniteDifferences) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Blocks, BlockExactness, ::testing::Range(0, 10), [](const auto& info) {
+INSTANTIATE_TEST_SUITE_P(Blocks, BlockExactness, ::testing::Range(0, static_cast<int>(AllTinyModels().size())), [](const auto& info) {
   std::string name = AllTinyModels()[info.param].name;
   for (char& c : name) c = std::isalnum(c) ? c : '_';
   return name;
