@@ -4,11 +4,17 @@
 
 #include <condition_variable>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
+#include <utility>
 #include <vector>
+
+#include "absl/status/statusor.h"
+#include "src/core/status.h"
 
 namespace mnemo {
 
@@ -16,8 +22,8 @@ template <typename Job>
 class OrderedPipeline {
  public:
   // `make` runs on one thread and returns null at the end; `work` runs on `threads` threads. At
-  // most `in_flight` jobs exist between make and Next(). Failures travel inside the job; neither
-  // function may throw.
+  // most `in_flight` jobs exist between make and Next(). Failures that are expected travel inside
+  // the job; what the functions throw becomes an error of Next().
   OrderedPipeline(int threads, int in_flight, std::function<std::unique_ptr<Job>()> make,
                   std::function<void(Job&)> work)
       : make_(std::move(make)), work_(std::move(work)), in_flight_(in_flight) {
@@ -35,23 +41,40 @@ class OrderedPipeline {
     for (std::thread& thread : threads_) thread.join();
   }
 
-  // The next job, worked on; null after the last one. One caller at a time.
-  std::unique_ptr<Job> Next() {
+  // The next job, worked on; null after the last one. Where `make` or `work` threw, an error in the
+  // place of that job: ResourceExhausted for memory, else Internal; `make` is not called again. One
+  // caller at a time.
+  absl::StatusOr<std::unique_ptr<Job>> Next() {
     std::unique_lock<std::mutex> lock(mutex_);
     changed_.wait(lock, [this] { return order_.empty() ? made_all_ : order_.front()->done; });
     if (order_.empty()) return nullptr;
-    std::unique_ptr<Job> job = std::move(order_.front()->job);
+    const std::shared_ptr<Entry> entry = std::move(order_.front());
     order_.pop_front();
     lock.unlock();
     changed_.notify_all();
-    return job;
+    if (!entry->status.ok()) return entry->status;
+    return std::move(entry->job);
   }
 
  private:
   struct Entry {
     std::unique_ptr<Job> job;
+    absl::Status status;  // of what was thrown
     bool done = false;
   };
+
+  // An exception that leaves a thread would end the program.
+  template <typename F>
+  static absl::Status Guarded(F&& body) {
+    try {
+      body();
+    } catch (const std::bad_alloc&) {
+      return absl::ResourceExhaustedError("out of memory: use fewer --threads");
+    } catch (const std::exception& error) {
+      return Internal("a worker thread failed: {}", error.what());
+    }
+    return absl::OkStatus();
+  }
 
   void MakeLoop() {
     while (true) {
@@ -61,14 +84,15 @@ class OrderedPipeline {
                       [this] { return stop_ || static_cast<int>(order_.size()) < in_flight_; });
         if (stop_) return;
       }
-      std::unique_ptr<Job> job = make_();
+      std::unique_ptr<Job> job;
+      const absl::Status status = Guarded([&] { job = make_(); });
       {
         std::lock_guard<std::mutex> lock(mutex_);
-        if (job == nullptr) {
-          made_all_ = true;
-        } else {
-          order_.push_back(std::make_shared<Entry>(Entry{std::move(job)}));
-          waiting_.push_back(order_.back());
+        made_all_ = job == nullptr;
+        const bool failed = !status.ok();
+        if (failed || job != nullptr) {
+          order_.push_back(std::make_shared<Entry>(Entry{std::move(job), status, failed}));
+          if (!failed) waiting_.push_back(order_.back());
         }
       }
       changed_.notify_all();
@@ -86,9 +110,10 @@ class OrderedPipeline {
         entry = std::move(waiting_.front());
         waiting_.pop_front();
       }
-      work_(*entry->job);
+      const absl::Status status = Guarded([&] { work_(*entry->job); });
       {
         std::lock_guard<std::mutex> lock(mutex_);
+        entry->status = status;
         entry->done = true;
       }
       changed_.notify_all();

@@ -125,7 +125,9 @@ absl::Status Tokenise(FileSystem& fs, const PrepareOptions& options,
   OrderedPipeline<Job> pipeline(
       threads, 3 * threads + 1, [&] { return MakeJob(feeder, ended); },
       [&](Job& job) { EncodeJob(feeder, tokenizer, encode, job); });
-  while (std::unique_ptr<Job> job = pipeline.Next()) {
+  while (true) {
+    MNEMO_ASSIGN_OR_RETURN(const std::unique_ptr<Job> job, pipeline.Next());
+    if (job == nullptr) break;
     size_t begin = 0;
     for (size_t i = 0; i < job->ends.size(); ++i) {
       SplitWriter& writer = job->units[i].split == kTrain ? train : eval;
