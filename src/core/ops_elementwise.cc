@@ -11,8 +11,7 @@ Shape BroadcastShape(const Shape& a, const Shape& b, const char* op) {
   for (size_t i = 0; i < rank; ++i) {
     const int64_t da = i < a.size() ? a[a.size() - 1 - i] : 1;
     const int64_t db = i < b.size() ? b[b.size() - 1 - i] : 1;
-    Require(da == db || da == 1 || db == 1, "{}: shapes {} and {} do not broadcast", op,
-            ToString(a), ToString(b));
+    Require(da == db || da == 1 || db == 1, "{}: shapes {} and {} do not broadcast", op, a, b);
     result[rank - 1 - i] = da == 1 ? db : da;
   }
   return result;

@@ -8,7 +8,7 @@ namespace internal {
 
 int NormalizeAxis(const Var& x, int axis, const char* op) {
   const int rank = x.rank();
-  Require(axis >= -rank && axis < rank, "{}: axis {} of shape {}", op, axis, ToString(x.shape()));
+  Require(axis >= -rank && axis < rank, "{}: axis {} of shape {}", op, axis, x.shape());
   return axis < 0 ? axis + rank : axis;
 }
 
@@ -21,14 +21,12 @@ using internal::RecordOne;
 
 Var SumTo(const Var& x, const Shape& shape) {
   if (x.shape() == shape) return x;
-  Require(shape.size() <= x.shape().size(), "sum_to: {} to {}", ToString(x.shape()),
-          ToString(shape));
+  Require(shape.size() <= x.shape().size(), "sum_to: {} to {}", x.shape(), shape);
   // Same rank with ones in front, as the kernel wants it.
   Shape padded(x.shape().size() - shape.size(), 1);
   padded.insert(padded.end(), shape.begin(), shape.end());
   for (size_t i = 0; i < padded.size(); ++i) {
-    Require(padded[i] == x.shape()[i] || padded[i] == 1, "sum_to: {} to {}", ToString(x.shape()),
-            ToString(shape));
+    Require(padded[i] == x.shape()[i] || padded[i] == 1, "sum_to: {} to {}", x.shape(), shape);
   }
   Tensor out = EmptyLike(x.value(), padded);
   BackendOf(out).Reduce(ReduceOp::kSum, x.value(), out);
@@ -84,7 +82,7 @@ Var Permute(const Var& x, std::initializer_list<int> order) {
 }
 
 Var Transpose(const Var& x) {
-  Require(x.rank() >= 2, "transpose: shape {}", ToString(x.shape()));
+  Require(x.rank() >= 2, "transpose: shape {}", x.shape());
   std::vector<int> order(x.rank());
   std::iota(order.begin(), order.end(), 0);
   std::swap(order[order.size() - 1], order[order.size() - 2]);
@@ -116,7 +114,7 @@ Var PadSlice(const Var& x, int axis, int64_t begin, int64_t size) {
 std::vector<Var> Split(const Var& x, int axis, std::span<const int64_t> sizes) {
   axis = NormalizeAxis(x, axis, "split");
   Require(std::accumulate(sizes.begin(), sizes.end(), int64_t{0}) == x.dim(axis),
-          "split: sizes do not add up to dim {} of {}", axis, ToString(x.shape()));
+          "split: sizes do not add up to dim {} of {}", axis, x.shape());
   if (sizes.size() == 1) return {x};
   std::vector<Tensor> parts;
   int64_t begin = 0;
@@ -143,12 +141,10 @@ Var Concat(std::span<const Var> parts, int axis) {
   for (const Var& part : parts) {
     internal::RequireSameType(part, parts[0], "concat");
     Shape rest = part.shape();
-    Require(rest.size() == shape.size(), "concat: ranks of {} and {}", ToString(rest),
-            ToString(parts[0].shape()));
+    Require(rest.size() == shape.size(), "concat: ranks of {} and {}", rest, parts[0].shape());
     sizes.push_back(rest[axis]);
     rest[axis] = shape[axis];
-    Require(rest == shape, "concat along {}: {} and {}", axis, ToString(part.shape()),
-            ToString(parts[0].shape()));
+    Require(rest == shape, "concat along {}: {} and {}", axis, part.shape(), parts[0].shape());
   }
   shape[axis] = std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
   Tensor out = EmptyLike(parts[0].value(), shape);

@@ -17,7 +17,7 @@ void RequireMatMul(const Var& a, const Var& b, const char* op) {
   const bool ranks = a.rank() >= 2 && b.rank() >= 2 && a.rank() == b.rank();
   Require(ranks && a.dim(-1) == b.dim(-2) &&
               std::equal(a.shape().begin(), a.shape().end() - 2, b.shape().begin()),
-          "{}: shapes {} and {}", op, ToString(a.shape()), ToString(b.shape()));
+          "{}: shapes {} and {}", op, a.shape(), b.shape());
 }
 
 Shape MatMulShape(const Var& a, const Var& b) {
@@ -35,8 +35,7 @@ Var ShiftRows(const Var& x, bool later) {
 
 void CheckIds(const Tensor& ids, int64_t rows, int64_t bound, const char* op) {
   Require(ids.dtype() == DType::kI32 && ids.rank() == 1 && ids.contiguous() && ids.dim(0) == rows,
-          "{}: ids must be i32 of shape [{}], not {} {}", op, rows, Name(ids.dtype()),
-          ToString(ids.shape()));
+          "{}: ids must be i32 of shape [{}], not {} {}", op, rows, Name(ids.dtype()), ids.shape());
   if (bound < 0) return;
   const std::vector<int32_t> values = ids.ToInts();
   for (size_t i = 0; i < values.size(); ++i) {
@@ -67,8 +66,7 @@ Var AddMatMul(Var c, const Var& a, const Var& b, double scale) {
   RequireMatMul(a, b, "add_matmul");
   RequireSameType(a, c, "add_matmul");
   const Shape shape = MatMulShape(a, b);
-  Require(c.shape() == shape, "add_matmul: {} plus a product of shape {}", ToString(c.shape()),
-          ToString(shape));
+  Require(c.shape() == shape, "add_matmul: {} plus a product of shape {}", c.shape(), shape);
   // A tracked c whose value no derivative kept is as free to be overwritten as a constant.
   const bool reuse = c.value().sole_owner() && c.value().contiguous();
   Tensor out = reuse ? c.value() : c.value().Clone();
@@ -85,7 +83,7 @@ Var AddMatMul(Var c, const Var& a, const Var& b, double scale) {
 Var LinearScan(const Var& a, const Var& b, bool reverse) {
   RequireSameType(a, b, "linear_scan");
   const Shape shape = BroadcastShape(a.shape(), b.shape(), "linear_scan");
-  Require(shape.size() >= 2, "linear_scan: shape {}", ToString(shape));
+  Require(shape.size() >= 2, "linear_scan: shape {}", shape);
   Tensor out = EmptyLike(a.value(), shape);
   BackendOf(out).LinearScan(a.value().BroadcastTo(shape), b.value().BroadcastTo(shape), reverse,
                             out);
@@ -119,7 +117,7 @@ Var DepthwiseConv(const Var& x, const Var& weight) {
   RequireSameType(x, weight, "depthwise_conv");
   Require(
       x.rank() == 3 && weight.rank() == 2 && weight.dim(0) == x.dim(2) && x.dim(1) >= weight.dim(1),
-      "depthwise_conv: shapes {} and {}", ToString(x.shape()), ToString(weight.shape()));
+      "depthwise_conv: shapes {} and {}", x.shape(), weight.shape());
   const int64_t taps = weight.dim(1), rows = x.dim(1) - taps + 1;
   Tensor out = EmptyLike(x.value(), {x.dim(0), rows, x.dim(2)});
   BackendOf(out).DepthwiseConv(x.value(), weight.value(), out);
@@ -144,8 +142,7 @@ Var DepthwiseConvWeightGrad(const Var& x, const Var& grad) {
   RequireSameType(x, grad, "depthwise_conv_weight_grad");
   Require(x.rank() == 3 && grad.rank() == 3 && x.dim(0) == grad.dim(0) && x.dim(2) == grad.dim(2) &&
               x.dim(1) >= grad.dim(1),
-          "depthwise_conv_weight_grad: shapes {} and {}", ToString(x.shape()),
-          ToString(grad.shape()));
+          "depthwise_conv_weight_grad: shapes {} and {}", x.shape(), grad.shape());
   const int64_t rows = grad.dim(1), taps = x.dim(1) - rows + 1;
   Tensor out = EmptyLike(x.value(), {x.dim(2), taps});
   BackendOf(out).DepthwiseConvWeightGrad(x.value(), grad.value(), out);
@@ -166,7 +163,7 @@ Var DepthwiseConvWeightGrad(const Var& x, const Var& grad) {
 }
 
 Var GatherRows(const Var& table, const Tensor& ids) {
-  Require(table.rank() == 2, "gather_rows: table {}", ToString(table.shape()));
+  Require(table.rank() == 2, "gather_rows: table {}", table.shape());
   CheckIds(ids, ids.rank() == 1 ? ids.dim(0) : -1, table.dim(0), "gather_rows");
   Tensor out = EmptyLike(table.value(), {ids.dim(0), table.dim(1)});
   BackendOf(out).GatherRows(table.value(), ids, out);
@@ -176,7 +173,7 @@ Var GatherRows(const Var& table, const Tensor& ids) {
 }
 
 Var ScatterAddRows(const Var& rows, const Tensor& ids, int64_t count) {
-  Require(rows.rank() == 2, "scatter_add_rows: rows {}", ToString(rows.shape()));
+  Require(rows.rank() == 2, "scatter_add_rows: rows {}", rows.shape());
   CheckIds(ids, rows.dim(0), count, "scatter_add_rows");
   Tensor out = EmptyLike(rows.value(), {count, rows.dim(1)});
   BackendOf(out).ScatterAddRows(rows.value(), ids, out);
@@ -185,7 +182,7 @@ Var ScatterAddRows(const Var& rows, const Tensor& ids, int64_t count) {
 }
 
 Var PickColumns(const Var& x, const Tensor& ids) {
-  Require(x.rank() == 2, "pick_columns: shape {}", ToString(x.shape()));
+  Require(x.rank() == 2, "pick_columns: shape {}", x.shape());
   CheckIds(ids, x.dim(0), -1, "pick_columns");
   Tensor out = EmptyLike(x.value(), {x.dim(0), 1});
   BackendOf(out).PickColumns(x.value(), ids, out);
@@ -195,8 +192,7 @@ Var PickColumns(const Var& x, const Tensor& ids) {
 }
 
 Var PlaceColumns(const Var& values, const Tensor& ids, int64_t columns) {
-  Require(values.rank() == 2 && values.dim(1) == 1, "place_columns: shape {}",
-          ToString(values.shape()));
+  Require(values.rank() == 2 && values.dim(1) == 1, "place_columns: shape {}", values.shape());
   CheckIds(ids, values.dim(0), -1, "place_columns");
   Tensor out = EmptyLike(values.value(), {values.dim(0), columns});
   BackendOf(out).PlaceColumns(values.value(), ids, out);

@@ -11,8 +11,8 @@ void CheckFailed(const char* file, int line, const char* condition, const std::s
   std::abort();
 }
 
-void ThrowTensorError(const std::string& message) {
-  throw TensorError(absl::InvalidArgumentError(message));
+void ThrowTensorError(fmt::string_view format, fmt::format_args args) {
+  throw TensorError(absl::InvalidArgumentError(fmt::vformat(format, args)));
 }
 
 }  // namespace mnemo::internal

@@ -51,13 +51,17 @@ absl::Status Internal(fmt::format_string<Args...> format, Args&&... args) {
 namespace internal {
 [[noreturn]] void CheckFailed(const char* file, int line, const char* condition,
                               const std::string& message);
-[[noreturn]] void ThrowTensorError(const std::string& message);
+[[noreturn]] void ThrowTensorError(fmt::string_view format, fmt::format_args args);
 }  // namespace internal
 
-// Throws TensorError(InvalidArgument) with a formatted message unless `condition` holds.
+// Throws TensorError(InvalidArgument) with a formatted message unless `condition` holds. Nothing is
+// formatted when it does; so pass what has a formatter (a Shape) as it is, not a string made of it:
+// these checks run several times in every op on a tensor.
 template <typename... Args>
-void Require(bool condition, fmt::format_string<Args...> format, Args&&... args) {
-  if (!condition) internal::ThrowTensorError(fmt::format(format, std::forward<Args>(args)...));
+inline void Require(bool condition, fmt::format_string<Args...> format, Args&&... args) {
+  if (!condition) [[unlikely]] {
+    internal::ThrowTensorError(format, fmt::make_format_args(args...));
+  }
 }
 
 }  // namespace mnemo

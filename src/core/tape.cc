@@ -142,8 +142,8 @@ std::vector<Var> Tape::Run(std::span<const Var> outputs, std::span<const Var> ou
     if (!outputs[i].tracked() || !output_gradients[i].defined()) continue;
     MNEMO_CHECK(outputs[i].tape_ == this, "output {} is on another tape", i);
     Require(outputs[i].shape() == output_gradients[i].shape(),
-            "gradient of shape {} for output {} of shape {}", ToString(output_gradients[i].shape()),
-            i, ToString(outputs[i].shape()));
+            "gradient of shape {} for output {} of shape {}", output_gradients[i].shape(), i,
+            outputs[i].shape());
     Accumulate(gradients[outputs[i].slot_], output_gradients[i], recorded);
     last = std::max(last, node_of_slot_[outputs[i].slot_]);
   }

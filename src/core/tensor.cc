@@ -54,7 +54,7 @@ int NormalizeAxis(int axis, int rank) {
 Tensor FromHostBytes(const void* values, size_t count, const Shape& shape, DType dtype,
                      Device device) {
   Require(static_cast<int64_t>(count) == ElementCount(shape),
-          "{} values given for a tensor of shape {}", count, ToString(shape));
+          "{} values given for a tensor of shape {}", count, shape);
   Tensor out = Tensor::Empty(shape, dtype, device);
   if (count > 0) Backend::For(device).CopyFromHost(values, out);
   return out;
@@ -109,7 +109,7 @@ std::string ToString(const Shape& shape) { return fmt::format("[{}]", fmt::join(
 
 Tensor Tensor::Empty(const Shape& shape, DType dtype, Device device) {
   for (int64_t size : shape) {
-    Require(size >= 0, "a tensor cannot have shape {}", ToString(shape));
+    Require(size >= 0, "a tensor cannot have shape {}", shape);
   }
   Tensor out;
   out.shape_ = shape;
@@ -153,8 +153,7 @@ bool Tensor::contiguous() const {
 
 Tensor Tensor::Permute(std::span<const int> order) const {
   Require(static_cast<int>(order.size()) == rank(),
-          "a permutation of {} axes does not fit a tensor of shape {}", order.size(),
-          ToString(shape_));
+          "a permutation of {} axes does not fit a tensor of shape {}", order.size(), shape_);
   Tensor out = *this;
   uint64_t seen = 0;
   for (size_t i = 0; i < order.size(); ++i) {
@@ -168,7 +167,7 @@ Tensor Tensor::Permute(std::span<const int> order) const {
 }
 
 Tensor Tensor::Transpose() const {
-  Require(rank() >= 2, "a tensor of shape {} has no matrix to transpose", ToString(shape_));
+  Require(rank() >= 2, "a tensor of shape {} has no matrix to transpose", shape_);
   Tensor out = *this;
   std::swap(out.shape_[rank() - 1], out.shape_[rank() - 2]);
   std::swap(out.strides_[rank() - 1], out.strides_[rank() - 2]);
@@ -178,8 +177,7 @@ Tensor Tensor::Transpose() const {
 Tensor Tensor::Slice(int axis, int64_t begin, int64_t end) const {
   axis = NormalizeAxis(axis, rank());
   Require(begin >= 0 && begin <= end && end <= shape_[axis],
-          "slice [{}, {}) of axis {} is outside a tensor of shape {}", begin, end, axis,
-          ToString(shape_));
+          "slice [{}, {}) of axis {} is outside a tensor of shape {}", begin, end, axis, shape_);
   Tensor out = *this;
   out.shape_[axis] = end - begin;
   out.offset_ += begin * strides_[axis];
@@ -187,16 +185,14 @@ Tensor Tensor::Slice(int axis, int64_t begin, int64_t end) const {
 }
 
 Tensor Tensor::BroadcastTo(const Shape& shape) const {
-  Require(shape.size() >= shape_.size(), "cannot broadcast shape {} to {}", ToString(shape_),
-          ToString(shape));
+  Require(shape.size() >= shape_.size(), "cannot broadcast shape {} to {}", shape_, shape);
   Tensor out = *this;
   out.shape_ = shape;
   out.strides_.assign(shape.size(), 0);
   size_t added = shape.size() - shape_.size();
   for (size_t i = 0; i < shape_.size(); ++i) {
     int64_t size = shape[i + added];
-    Require(shape_[i] == size || shape_[i] == 1, "cannot broadcast shape {} to {}",
-            ToString(shape_), ToString(shape));
+    Require(shape_[i] == size || shape_[i] == 1, "cannot broadcast shape {} to {}", shape_, shape);
     out.strides_[i + added] = shape_[i] == size ? strides_[i] : 0;
   }
   return out;
@@ -210,8 +206,8 @@ bool Tensor::CanView(const Shape& shape) const {
 Tensor Tensor::View(const Shape& shape) const {
   Tensor out = *this;
   Require(ViewStrides(shape_, strides_, shape, &out.strides_),
-          "a tensor of shape {} and strides {} cannot be viewed as {} without a copy",
-          ToString(shape_), ToString(strides_), ToString(shape));
+          "a tensor of shape {} and strides {} cannot be viewed as {} without a copy", shape_,
+          strides_, shape);
   out.shape_ = shape;
   return out;
 }
@@ -237,7 +233,7 @@ Tensor Tensor::Reshape(const Shape& shape) const {
   }
   if (unknown != nullptr && known > 0) *unknown = elements() / known;
   Require((unknown == nullptr || known > 0) && ElementCount(target) == elements(),
-          "a tensor of shape {} cannot be reshaped to {}", ToString(shape_), ToString(shape));
+          "a tensor of shape {} cannot be reshaped to {}", shape_, shape);
   return CanView(target) ? View(target) : Clone().View(target);
 }
 
@@ -269,7 +265,7 @@ std::vector<float> Tensor::ToFloats() const { return ToHost<float>(*this, DType:
 std::vector<int32_t> Tensor::ToInts() const { return ToHost<int32_t>(*this, DType::kI32); }
 
 double Tensor::Item() const {
-  Require(elements() == 1, "a tensor of shape {} is not one value", ToString(shape_));
+  Require(elements() == 1, "a tensor of shape {} is not one value", shape_);
   return ToDoubles()[0];
 }
 

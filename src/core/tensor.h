@@ -115,3 +115,11 @@ class Tensor {
 };
 
 }  // namespace mnemo
+
+// A Shape in a message, as ToString writes it.
+template <>
+struct fmt::formatter<mnemo::Shape> : fmt::formatter<fmt::string_view> {
+  auto format(const mnemo::Shape& shape, fmt::format_context& context) const {
+    return fmt::formatter<fmt::string_view>::format(mnemo::ToString(shape), context);
+  }
+};

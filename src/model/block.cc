@@ -43,7 +43,7 @@ BlockResult RunBlock(const ModelSpec& spec, const UnitParameters& p, const Var& 
                      const std::optional<Carry>& carry, const SliceContext& context,
                      BlockStatistics* statistics) {
   Require(x.rank() == 3 && x.dim(2) == spec.width && x.dim(1) == context.length,
-          "block: rows of shape {} in a slice of {} tokens", ToString(x.shape()), context.length);
+          "block: rows of shape {} in a slice of {} tokens", x.shape(), context.length);
   BlockResult result;
   if (carry.has_value()) {
     result.carry = *carry;

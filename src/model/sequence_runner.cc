@@ -78,7 +78,7 @@ Var SequenceRunner::HeadWeight() const {
 
 Tensor SequenceRunner::Run(const Tensor& tokens, std::span<const uint8_t> resets) {
   Require(tokens.rank() == 1 && tokens.elements() > 0 && tokens.elements() % batch_ == 0,
-          "tokens of shape {} for {} sequences", ToString(tokens.shape()), batch_);
+          "tokens of shape {} for {} sequences", tokens.shape(), batch_);
   const int64_t length = tokens.elements() / batch_;
   const Tensor& table = parameters_.Get("embedding.weight");
   const SliceContext context = MakeSliceContext(spec_, position_, length, resets, document_starts_,

@@ -29,6 +29,32 @@ TEST(Status, TensorErrorCarriesItsStatus) {
   }
 }
 
+// Counts how often a value is made into text.
+struct Written {
+  int* times;
+};
+
+}  // namespace
+}  // namespace mnemo
+
+template <>
+struct fmt::formatter<mnemo::Written> : fmt::formatter<int> {
+  auto format(const mnemo::Written& x, fmt::format_context& context) const {
+    return fmt::formatter<int>::format(++*x.times, context);
+  }
+};
+
+namespace mnemo {
+namespace {
+
+TEST(Status, RequireFormatsOnlyWhatFails) {
+  int times = 0;
+  Require(true, "{}", Written{&times});
+  EXPECT_EQ(times, 0);
+  EXPECT_THROW(Require(false, "{}", Written{&times}), TensorError);
+  EXPECT_EQ(times, 1);
+}
+
 TEST(StatusDeathTest, CheckNamesPlaceConditionAndText) {
   EXPECT_DEATH(MNEMO_CHECK(1 > 2, "one is {}", 1),
                "status_test.cc:[0-9]+: check failed: 1 > 2 one");

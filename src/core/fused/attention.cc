@@ -136,16 +136,16 @@ const FusedOp<Attributes>& Op() {
 
 Var Attention(const Var& q, const Var& persistent_k, const Var& persistent_v,
               const std::vector<KeyRun>& runs, const AttentionMask& mask) {
-  Require(q.rank() == 4, "attention: q has shape {}", ToString(q.shape()));
+  Require(q.rank() == 4, "attention: q has shape {}", q.shape());
   Require(mask.starts.empty() || static_cast<int64_t>(mask.starts.size()) == q.dim(0) * q.dim(2),
-          "attention: {} document starts for queries {}", mask.starts.size(), ToString(q.shape()));
+          "attention: {} document starts for queries {}", mask.starts.size(), q.shape());
   Attributes attributes{mask, persistent_k.defined(), {}};
   std::vector<Var> inputs{q};
   if (persistent_k.defined()) inputs.insert(inputs.end(), {persistent_k, persistent_v});
   for (const KeyRun& run : runs) {
     Require(run.k.shape() == run.v.shape() && run.k.dim(-1) == q.dim(-1),
-            "attention: keys {} and values {} for queries {}", ToString(run.k.shape()),
-            ToString(run.v.shape()), ToString(q.shape()));
+            "attention: keys {} and values {} for queries {}", run.k.shape(), run.v.shape(),
+            q.shape());
     inputs.insert(inputs.end(), {run.k, run.v});
     attributes.run_positions.push_back(run.first_position);
   }

@@ -72,9 +72,9 @@ const FusedOp<Attributes>& Op() {
 
 Var CrossEntropy(const Var& x, const Var& head, const Tensor& targets, int64_t tile) {
   Require(x.rank() == 2 && head.rank() == 2 && x.dim(1) == head.dim(1) && tile >= 1,
-          "cross_entropy: rows {} and head {}", ToString(x.shape()), ToString(head.shape()));
+          "cross_entropy: rows {} and head {}", x.shape(), head.shape());
   Require(targets.rank() == 1 && targets.dim(0) == x.dim(0) && targets.dtype() == DType::kI32,
-          "cross_entropy: targets {} for rows {}", ToString(targets.shape()), ToString(x.shape()));
+          "cross_entropy: targets {} for rows {}", targets.shape(), x.shape());
   for (const int32_t target : targets.ToInts()) {
     Require(target < head.dim(0), "cross_entropy: target {} in a vocabulary of {}", target,
             head.dim(0));

@@ -106,7 +106,7 @@ Var SwiGlu(const Var& a, const Var& b) {
 Var ConvSiluNorm(const Var& before, const Var& x, const Var& weight, int64_t heads, double epsilon,
                  const std::vector<int64_t>& reach) {
   Require(reach.empty() || static_cast<int64_t>(reach.size()) == x.dim(0) * x.dim(1),
-          "conv_silu_norm: {} reaches for rows {}", reach.size(), ToString(x.shape()));
+          "conv_silu_norm: {} reaches for rows {}", reach.size(), x.shape());
   const Var inputs[] = {before, x, weight};
   return ConvOp()(inputs, {heads, epsilon, reach})[0];
 }
@@ -143,8 +143,7 @@ Var Rotate(const Var& x, const RotaryTables& tables) {
 }
 
 Var SplitHeads(const Var& x, int64_t heads) {
-  Require(x.rank() == 3 && x.dim(2) % heads == 0, "split_heads: {} into {}", ToString(x.shape()),
-          heads);
+  Require(x.rank() == 3 && x.dim(2) % heads == 0, "split_heads: {} into {}", x.shape(), heads);
   return Permute(Reshape(x, {x.dim(0), x.dim(1), heads, x.dim(2) / heads}), {0, 2, 1, 3});
 }
 

@@ -170,17 +170,16 @@ void CheckShapes(const MemoryRule& rule, const MemoryTokens& tokens, const Memor
                  const Tensor& resets) {
   const Shape& shape = tokens.q.shape();
   Require(tokens.q.rank() == 4 && shape[2] >= 1 && shape[3] == rule.head_dim,
-          "memory_scan: q has shape {}, head dim is {}", ToString(shape), rule.head_dim);
+          "memory_scan: q has shape {}, head dim is {}", shape, rule.head_dim);
   Require(tokens.k.shape() == shape && tokens.v.shape() == shape,
-          "memory_scan: q, k, v of shapes {}, {}, {}", ToString(shape), ToString(tokens.k.shape()),
-          ToString(tokens.v.shape()));
+          "memory_scan: q, k, v of shapes {}, {}, {}", shape, tokens.k.shape(), tokens.v.shape());
   Shape gate = shape;
   gate.back() = 1;
   const bool eta = !rule.momentum || (tokens.eta.defined() && tokens.eta.shape() == gate);
   const bool alpha = rule.forgetting == Forgetting::kNever ||
                      (tokens.alpha.defined() && tokens.alpha.shape() == gate);
   Require(tokens.theta.shape() == gate && eta && alpha,
-          "memory_scan: gates must have shape {} where the rule has them", ToString(gate));
+          "memory_scan: gates must have shape {} where the rule has them", gate);
   Require(static_cast<int>(state.w.w.size()) == rule.depth &&
               state.s.w.size() == (rule.momentum ? state.w.w.size() : 0u) &&
               state.open.count < rule.chunk,
@@ -189,7 +188,7 @@ void CheckShapes(const MemoryRule& rule, const MemoryTokens& tokens, const Memor
   const int64_t open = state.open.count > 0 ? 1 : 0;
   const int64_t begun = (state.open.count + shape[2] + rule.chunk - 1) / rule.chunk - open;
   Require(resets.rank() == 2 && resets.dim(0) == shape[0] && resets.dim(1) == begun,
-          "memory_scan: resets of shape {}, {} chunks begin", ToString(resets.shape()), begun);
+          "memory_scan: resets of shape {}, {} chunks begin", resets.shape(), begun);
 }
 
 }  // namespace
