@@ -84,8 +84,11 @@ void FillGates(const v1::MemoryConfig& memory, int64_t head_dim, v1::GateConfig&
     MNEMO_FILL(gates, eta_max, 0.98);
   }
   if (memory.forget_towards() != v1::NEVER) {
-    MNEMO_FILL(gates, alpha_max, 0.98);
-    MNEMO_FILL(gates, alpha_first, 1e-3);
+    // Layer norm does not see the weights shrink, so forgetting towards zero has to stay small: a
+    // gate that can learn more becomes unstable within thousands of tokens (docs/numerics.md).
+    const bool blind_to_scale = memory.layer_norm() && memory.forget_towards() == v1::ZERO;
+    MNEMO_FILL(gates, alpha_max, blind_to_scale ? 2e-4 : 0.98);
+    MNEMO_FILL(gates, alpha_first, blind_to_scale ? 1e-4 : 1e-3);
     MNEMO_FILL(gates, alpha_last, 1e-6);
   }
 }

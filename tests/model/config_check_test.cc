@@ -77,12 +77,12 @@ std::vector<Row> Rows() {
        {"model.memory.depth=1", "model.memory.normalize_qk=false"},
        "model.memory.normalize_qk = false: keys of any length"},
       {v1::LMM,
-       {"model.memory.gates.alpha_max=1e-4"},
-       "model.memory.gates.alpha_first = 0.001: must be below model.memory.gates.alpha_max = "
-       "0.0001"},
+       {"model.memory.gates.alpha_max=1e-5"},
+       "model.memory.gates.alpha_first = 0.0001: must be below model.memory.gates.alpha_max = "
+       "1e-05"},
       {v1::LMM,
        {"model.memory.gates.alpha_last=0.99"},
-       "model.memory.gates.alpha_last = 0.99: must be below model.memory.gates.alpha_max = 0.98"},
+       "model.memory.gates.alpha_last = 0.99: must be below model.memory.gates.alpha_max = 0.0002"},
       {v1::LMM,
        {"model.memory.preset=TTT_LINEAR", "model.memory.chunk=32"},
        "model.memory.chunk: model.memory.preset = TTT_LINEAR fixes this field; remove it"},
@@ -100,14 +100,17 @@ std::vector<Row> Rows() {
       {v1::LMM, {"data.evaluation=,b"}, "data.evaluation: holds an empty path"},
       {v1::LMM,
        {"model.width=65536", "model.heads=512", "model.layers=1000"},
-       "model.width = 65536: with model.layers = 1000 about 6.1e+13 weights, above 1e+13"},
+       "model.width = 65536: with model.layers = 1000 about 6.1e+13 weights, above 1e+13; take "
+       "fewer "
+       "layers or a smaller width"},
       {v1::LMM,
        {"train.sequence_length=68719476736", "train.sequences=64"},
        "train.sequence_length = 68719476736: times sequences, micro_batches and accumulation "
-       "4.4e+12 tokens a step"},
+       "4.4e+12 tokens a step, above 1e+12; take shorter or fewer sequences"},
       {v1::LMM,
        {"train.sequence_length=68719476736", "train.slice=68719476736"},
-       "train.slice = 68719476736: one tensor of a slice would hold 2.4e+13 numbers"},
+       "train.slice = 68719476736: one tensor of a slice would hold 2.4e+13 numbers, above "
+       "1e+13; take shorter slices"},
   };
 }
 

@@ -48,8 +48,8 @@ model {
     depth: 2 expansion: 4 activation: SILU residual: true layer_norm: true momentum: true
     forget_towards: ZERO chunk: 16 initial_weights: UNIT normalize_qk: true output_gate: SILU
     gates {
-      theta_max: 0.015625 eta_max: 0.98 alpha_max: 0.98 average_surprise: true
-      alpha_first: 1e-3 alpha_last: 1e-6
+      theta_max: 0.015625 eta_max: 0.98 alpha_max: 2e-4 average_surprise: true
+      alpha_first: 1e-4 alpha_last: 1e-6
     }
   }
   attention { segment: 64 rope_base: 10000 }
