@@ -22,8 +22,10 @@ void ConfigFlags::AddTo(CLI::App& command) {
                   "Training shards: files, patterns or directories, instead of data.shards")
       ->type_name("PATH");
   command
-      .add_option("--eval-shards", evaluation,
-                  "Held-out shards, instead of data.evaluation; a directory may serve both")
+      .add_option(
+          "--eval-shards", evaluation,
+          "Held-out shards, instead of data.evaluation; one directory may serve both, if it "
+          "was prepared with --holdout")
       ->type_name("PATH");
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "src/cli/command.h"
+#include "src/core/log.h"
 #include "src/core/status.h"
 #include "src/data/loss_file.h"
 #include "src/job/shard_source.h"
@@ -39,6 +40,17 @@ struct Report {
   }
 };
 
+// Measuring on training text can be meant, so it is only said; its shards may be gone by now.
+void WarnOfTrainingText(const v1::DataConfig& data, const TokenSet& set) {
+  const auto trained =
+      ResolveShards({data.shards().begin(), data.shards().end()}, ShardRole::kTraining);
+  if (!trained.ok()) return;
+  const std::string shared = FirstSharedShard(*trained, set.files());
+  if (!shared.empty()) {
+    LogWarning("the model was trained on {}: its loss is not that of held-out text", shared);
+  }
+}
+
 absl::StatusOr<std::unique_ptr<EvaluationStream>> OpenHeldOut(const EvalOptions& options,
                                                               const SavedModel& model) {
   std::vector<std::string> paths = options.shards;
@@ -57,6 +69,7 @@ absl::StatusOr<std::unique_ptr<EvaluationStream>> OpenHeldOut(const EvalOptions&
         "with the model's tokenizer",
         theirs.kind, theirs.hash.Hex(), ours.kind, ours.hash.Hex());
   }
+  WarnOfTrainingText(model.config.data(), *set);
   MNEMO_ASSIGN_OR_RETURN(auto stream,
                          OpenTokenStream(model.config.data(), model.spec, std::move(set)));
   const int64_t length =
@@ -97,8 +110,23 @@ void PrintJson(const Report& report) {
   fmt::print("{}\n", json.dump(2));
 }
 
+// Where documents reset the state, a slice begins where a document may: at a chunk or segment.
+absl::Status CheckSlice(int64_t slice, const EvaluationStream& stream) {
+  const int64_t alignment = stream.stream().alignment();
+  if (slice % alignment == 0 || slice >= stream.length(0)) return absl::OkStatus();
+  return InvalidArgument(
+      "--slice {}: the model was trained with data.document_reset: CHUNK, so slices are multiples "
+      "of its chunk (MAC: segment) of {} tokens; take {}",
+      slice, alignment, (slice + alignment - 1) / alignment * alignment);
+}
+
 absl::StatusOr<Report> RunEvaluation(const EvalOptions& options, const SavedModel& model,
                                      const EvaluationStream& stream) {
+  EvaluationOptions evaluation;
+  evaluation.slice = options.slice > 0 ? options.slice : model.config.train().slice();
+  evaluation.max_positions = options.max_tokens;
+  evaluation.vocabulary_tile = model.config.train().vocabulary_tile();
+  MNEMO_RETURN_IF_ERROR(CheckSlice(evaluation.slice, stream));
   FileSystem& fs = FileSystem::Posix();
   std::unique_ptr<LossFileWriter> file;
   if (!options.per_token_loss.empty()) {
@@ -116,10 +144,6 @@ absl::StatusOr<Report> RunEvaluation(const EvalOptions& options, const SavedMode
     }
     return file == nullptr ? absl::OkStatus() : file->Append(slice.losses, slice.targets);
   };
-  EvaluationOptions evaluation;
-  evaluation.slice = options.slice > 0 ? options.slice : model.config.train().slice();
-  evaluation.max_positions = options.max_tokens;
-  evaluation.vocabulary_tile = model.config.train().vocabulary_tile();
   const auto begin = std::chrono::steady_clock::now();
   MNEMO_ASSIGN_OR_RETURN(report.result,
                          Evaluate(model.spec, model.parameters, stream, evaluation, sink));

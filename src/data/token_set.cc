@@ -57,6 +57,12 @@ absl::StatusOr<std::vector<std::string>> ResolveDirectory(const std::string& dir
   return names;
 }
 
+// The one name of a file that exists.
+std::string CanonicalPath(const std::string& path) {
+  std::error_code error;
+  return stdfs::canonical(path, error).string();
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<std::string>> ResolveShards(const std::vector<std::string>& paths,
@@ -88,6 +94,16 @@ absl::StatusOr<std::vector<std::string>> ResolveShards(const std::vector<std::st
   return files;
 }
 
+std::string FirstSharedShard(const std::vector<std::string>& training,
+                             const std::vector<std::string>& evaluation) {
+  std::set<std::string> trained;
+  for (const std::string& file : training) trained.insert(CanonicalPath(file));
+  for (const std::string& file : evaluation) {
+    if (trained.contains(CanonicalPath(file))) return file;
+  }
+  return "";
+}
+
 absl::StatusOr<std::unique_ptr<TokenSet>> TokenSet::Open(const std::vector<std::string>& paths,
                                                          ShardRole role) {
   MNEMO_ASSIGN_OR_RETURN(std::vector<std::string> files, ResolveShards(paths, role));
@@ -95,8 +111,7 @@ absl::StatusOr<std::unique_ptr<TokenSet>> TokenSet::Open(const std::vector<std::
   set->starts_.push_back(0);
   std::set<std::string> seen;
   for (const std::string& file : files) {
-    std::error_code error;
-    if (!seen.insert(stdfs::canonical(file, error).string()).second) {
+    if (!seen.insert(CanonicalPath(file)).second) {
       return InvalidArgument("shard {} is given twice", file);
     }
     const bool keep_open = files.size() <= kMostOpenFiles;
@@ -120,6 +135,12 @@ absl::StatusOr<std::unique_ptr<TokenSet>> TokenSet::Open(const std::vector<std::
 absl::StatusOr<std::unique_ptr<Tokenizer>> TokenSet::LoadTokenizer() const {
   MNEMO_ASSIGN_OR_RETURN(std::string model, shards_[0]->ReadTokenizerModel());
   return MakeTokenizer(tokenizer().kind, std::move(model));
+}
+
+std::vector<std::string> TokenSet::files() const {
+  std::vector<std::string> files;
+  for (const std::unique_ptr<ShardReader>& shard : shards_) files.push_back(shard->path());
+  return files;
 }
 
 absl::Status TokenSet::ReadTokens(int64_t first, std::span<int32_t> out) const {

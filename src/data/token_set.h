@@ -17,12 +17,18 @@ enum class ShardRole { kTraining, kEvaluation };
 
 // The shards that `paths` name, in order. Each path is a file, a pattern ("data/train-*.h5"; the
 // last component only), or a directory: of a directory's *.h5 files, those named eval-* are for
-// evaluation and the others for training (a directory without any eval-* serves evaluation with all
-// of them), so that one directory can be given for both without training on held-out text. Sorted
+// evaluation and the others for training, so that one directory can be given for both without
+// training on held-out text. A directory without any eval-* serves evaluation with all of its
+// shards: it holds other text, which whoever trains makes sure of with FirstSharedShard(). Sorted
 // by name. Errors say which path is missing, matches nothing, or is a directory whose preparation
 // has not finished.
 absl::StatusOr<std::vector<std::string>> ResolveShards(const std::vector<std::string>& paths,
                                                        ShardRole role);
+
+// The first file of `evaluation` that is one of `training` as well, links followed; empty if there
+// is none. A loss on such a shard is not held-out. Copies of files are not noticed.
+std::string FirstSharedShard(const std::vector<std::string>& training,
+                             const std::vector<std::string>& evaluation);
 
 // Thread-safe and immutable once open.
 class TokenSet {
@@ -37,6 +43,7 @@ class TokenSet {
   const ShardTokenizer& tokenizer() const { return shards_[0]->header().tokenizer; }
   absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer() const;
 
+  std::vector<std::string> files() const;  // its shards, as they were named
   int shards() const { return static_cast<int>(shards_.size()); }
   ShardReader& shard(int i) const { return *shards_[static_cast<size_t>(i)]; }
   int64_t start(int i) const { return starts_[static_cast<size_t>(i)]; }  // its first token

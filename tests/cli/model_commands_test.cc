@@ -40,13 +40,16 @@ class ModelCommandsTest : public testing::Test {
     held_out_ = RandomDocuments(4, 50, 256, 2);
     WriteShard(directory_ / "shards/eval-0.h5", held_out_, TestTokenizer());
   }
-  void Save(const std::string& block, const std::string& more, const std::string& name) {
+  // `more` goes into the model's configuration, `data` into that of the data.
+  void Save(const std::string& block, const std::string& more, const std::string& name,
+            const std::string& data = "") {
     v1::RunConfig config;
     ASSERT_OK(ParseConfigText(
         fmt::format("model {{ block: {} layers: 1 width: 16 heads: 2 vocabulary: 264 {} }}"
                     "train {{ steps: 1 sequence_length: 32 {}"
-                    "         optimizer {{ learning_rate: 1e-3 }} }} execution {{ threads: 1 }}",
-                    block, more, block == "TRANSFORMER" ? "" : "slice: 16"),
+                    "         optimizer {{ learning_rate: 1e-3 }} }} execution {{ threads: 1 }}"
+                    "data {{ {} }}",
+                    block, more, block == "TRANSFORMER" ? "" : "slice: 16", data),
         "test", &config));
     const auto effective = EffectiveConfig(config, "test");
     ASSERT_OK(effective.status());
@@ -123,6 +126,33 @@ TEST_F(ModelCommandsTest, EvalSaysWhatDoesNotFit) {
                   .err,
               HasSubstr("only execution.* can be set"));
   EXPECT_EQ(RunMnemo({"eval", "--model", path("model"), "--slice", "-3"}).code, kExitUsage);
+}
+
+TEST_F(ModelCommandsTest, EvalRefusesASliceThatCutsAChunk) {
+  Save("LMM", "memory { chunk: 8 }", "fresh", "document_reset: CHUNK");
+  const auto eval = [&](const std::string& slice) {
+    return RunMnemo({"eval", "--model", path("fresh"), "--shards", path("shards"), "--slice", slice,
+                     "--per-token-loss", path("loss.h5")});
+  };
+  EXPECT_THAT(eval("12").err,
+              HasSubstr("error: --slice 12: the model was trained with data.document_reset: CHUNK, "
+                        "so slices are multiples of its chunk (MAC: segment) of 8 tokens; take "
+                        "16\n"));
+  EXPECT_FALSE(FileSystem::Posix().Exists(path("loss.h5")));
+  for (const char* slice : {"8", "24", "32", "1001"}) {  // whole sequences of 32 are not cut
+    EXPECT_EQ(eval(slice).code, kExitOk) << slice;
+  }
+}
+
+TEST_F(ModelCommandsTest, EvalSaysThatTextWasTrainedOn) {
+  Save("LMM", "", "trained", "shards: '" + path("shards") + "'");
+  const auto eval = [&](const std::string& shards) {
+    return RunMnemo({"eval", "--model", path("trained"), "--shards", path(shards)});
+  };
+  EXPECT_EQ(eval("shards").err, "");  // of a directory, eval-*
+  const Result trained = eval("shards/train-0.h5");
+  EXPECT_EQ(trained.code, kExitOk);
+  EXPECT_THAT(trained.err, HasSubstr("the model was trained on " + path("shards/train-0.h5")));
 }
 
 TEST_F(ModelCommandsTest, ExportWritesTheModel) {

@@ -1,5 +1,6 @@
 #include "src/data/token_set.h"
 
+#include <filesystem>
 #include <numeric>
 
 #include "tests/data/data_test_util.h"
@@ -79,6 +80,22 @@ TEST(ResolveShards, SaysWhatIsMissing) {
               HasSubstr("holds no training shard"));
   EXPECT_THAT(Failure(ResolveShards({directory / "train-*.h5"}, ShardRole::kTraining)),
               HasSubstr("train-*.h5 holds no training shard"));
+}
+
+TEST(FirstSharedShard, SeesThroughNamesAndLinks) {
+  const TestDirectory directory;
+  for (const char* name : {"train-0.h5", "train-1.h5", "other.h5"}) {
+    WriteShard(directory / name, {{1, 2}}, TestTokenizer());
+  }
+  std::filesystem::create_symlink(directory / "train-1.h5", directory / "link.h5");
+  const auto training = OpenSet({directory / "train-*.h5"});
+  const auto shared = [&](const std::vector<std::string>& paths) {
+    return FirstSharedShard(training->files(), OpenSet(paths)->files());
+  };
+  EXPECT_EQ(shared({directory / "other.h5"}), "");
+  EXPECT_EQ(shared({directory / "other.h5", directory / "link.h5"}), directory / "link.h5");
+  EXPECT_EQ(shared({directory / "./train-0.h5"}), directory / "./train-0.h5");
+  EXPECT_EQ(shared({directory.path() + "/train-*.h5"}), directory / "train-0.h5");
 }
 
 }  // namespace
