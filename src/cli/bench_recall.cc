@@ -5,9 +5,8 @@
 
 #include "src/cli/bench_command.h"
 #include "src/cli/config_flags.h"
+#include "src/job/recall_training.h"
 #include "src/model/config_check.h"
-#include "src/model/execution.h"
-#include "src/model/recall_task.h"
 
 namespace mnemo {
 namespace {
@@ -33,7 +32,6 @@ absl::Status BenchRecall(const RecallFlags& flags) {
   written.mutable_train()->set_sequence_length(shape.length);
   written.mutable_train()->set_slice(0);
   MNEMO_ASSIGN_OR_RETURN(const v1::RunConfig config, EffectiveConfig(written, flags.config.path));
-  ApplyExecution(config.execution());
   fmt::print("{} pairs, asked at least {} tokens later; chance {:.3f}\n", shape.pairs,
              shape.distance(), 1.0 / shape.values);
   MNEMO_ASSIGN_OR_RETURN(const std::vector<RecallReport> reports,

@@ -99,7 +99,7 @@ void AddTrainCommand(CLI::App& app, Action& chosen) {
       ->required()
       ->type_name("DIR");
   command->add_flag("--overwrite", options->overwrite,
-                    "Discard the finished run that the run directory holds");
+                    "Discard the run, with its model, that the run directory holds");
   command->callback([&chosen, options] { chosen = [options] { return Train(*options); }; });
 }
 

@@ -21,7 +21,8 @@ absl::StatusOr<RunDirectory> RunDirectory::Create(FileSystem& fs, const std::str
   const RunDirectory run(path);
   if (!overwrite && !NamesIn(fs, run.model_path()).empty()) {
     return FailedPrecondition(
-        "{} holds a finished run (it has a model/); name another --run-dir, or add --overwrite to "
+        "{} holds a run that has ended (it has a model/); name another --run-dir, or add "
+        "--overwrite to "
         "discard that run",
         path);
   }

@@ -2,7 +2,8 @@
 //   config.textproto   the effective configuration
 //   metrics.jsonl      a line for each logged step (docs/metrics.md)
 //   loss.svg           the loss curve
-//   model/             the trained weights; its presence says that the run has ended
+//   model/             the trained weights; its presence says that the run has ended. A run whose
+//                      steps stayed non-finite has none.
 #pragma once
 
 #include <string>
@@ -16,8 +17,8 @@ namespace mnemo {
 class RunDirectory {
  public:
   // Makes `path` ready for a new run and writes config.textproto. FailedPrecondition if it holds a
-  // finished run, unless `overwrite` is set: then that run's files are removed. What an unfinished
-  // run left is replaced in any case. Other files are left alone.
+  // run with a model, unless `overwrite` is set: then that run's files are removed. What a run
+  // without one left is replaced in any case. Other files are left alone.
   static absl::StatusOr<RunDirectory> Create(FileSystem& fs, const std::string& path,
                                              std::string_view config_text, bool overwrite);
 

@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <chrono>
-#include <new>
+#include <cmath>
 #include <utility>
 
 #include "src/core/backend.h"
 #include "src/core/fused_op.h"
 #include "src/core/status.h"
+#include "src/model/door.h"
 
 namespace mnemo {
 namespace {
@@ -24,24 +25,6 @@ class Lap {
   using Clock = std::chrono::steady_clock;
   Clock::time_point last_ = Clock::now();
 };
-
-absl::Status OutOfMemory() {
-  return absl::ResourceExhaustedError(
-      "out of memory: see `mnemo plan`; use a smaller train.slice, fewer train.sequences or "
-      "train.micro_batches, or train.rematerialize: SLICES");
-}
-
-// The door: what tensor code throws becomes a Status.
-template <typename F>
-auto AtTheDoor(F&& body) -> decltype(body()) {
-  try {
-    return body();
-  } catch (const TensorError& error) {
-    return error.status();
-  } catch (const std::bad_alloc&) {
-    return OutOfMemory();
-  }
-}
 
 void AddLayers(const std::vector<BlockStatistics>& layers, double weight,
                v1::StepMetrics& metrics) {
@@ -97,14 +80,14 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const v1::RunConfig& co
   });
 }
 
-absl::StatusOr<v1::StepMetrics> Trainer::Step(bool statistics) {
-  return AtTheDoor([&] { return RunStep(statistics); });
+absl::Status Trainer::Step(v1::StepMetrics& metrics, bool statistics) {
+  metrics.Clear();
+  return AtTheDoor([&] { return RunStep(statistics, metrics); });
 }
 
-absl::StatusOr<v1::StepMetrics> Trainer::RunStep(bool statistics) {
+absl::Status Trainer::RunStep(bool statistics, v1::StepMetrics& metrics) {
   Backend& backend = Backend::For(ComputeDevice(config_.execution()));
   backend.ResetPeakMemory();
-  v1::StepMetrics metrics;
   metrics.set_step(step_ + 1);
   Lap total, lap;
   MNEMO_ASSIGN_OR_RETURN(StepTokens tokens, source_.Load(step_ + 1));
@@ -115,7 +98,7 @@ absl::StatusOr<v1::StepMetrics> Trainer::RunStep(bool statistics) {
   metrics.mutable_seconds()->set_data(lap.Seconds());
   RunWavefronts(tokens, statistics, metrics);
   lap.Seconds();
-  MNEMO_RETURN_IF_ERROR(Update(metrics.loss(), metrics));
+  const absl::Status status = Update(metrics.loss(), metrics);
   metrics.mutable_seconds()->set_optimizer(lap.Seconds());
   const double seconds = total.Seconds();
   if (seconds > 0) {
@@ -125,7 +108,7 @@ absl::StatusOr<v1::StepMetrics> Trainer::RunStep(bool statistics) {
   peak_bytes_ = std::max(peak_bytes_, metrics.peak_bytes());
   AddFusedCounts(metrics);
   ++step_;
-  return metrics;
+  return status;
 }
 
 void Trainer::RunWavefronts(StepTokens& tokens, bool statistics, v1::StepMetrics& metrics) {
@@ -153,14 +136,13 @@ void Trainer::RunWavefronts(StepTokens& tokens, bool statistics, v1::StepMetrics
 }
 
 absl::Status Trainer::Update(double loss, v1::StepMetrics& metrics) {
-  MNEMO_ASSIGN_OR_RETURN(
-      const OptimizerStep update,
-      optimizer_->Step(step_ + 1, loss, MeasureGradients(gradients_), gradients_));
-  metrics.set_learning_rate(update.learning_rate);
-  metrics.set_gradient_norm(update.gradient_norm);
-  metrics.set_skipped(update.skipped);
+  const GradientNorm norm = MeasureGradients(gradients_);
+  const absl::StatusOr<OptimizerStep> update = optimizer_->Step(step_ + 1, loss, norm, gradients_);
+  metrics.set_learning_rate(LearningRate(optimizer_->options(), step_ + 1));
+  metrics.set_gradient_norm(std::sqrt(norm.squared));
+  metrics.set_skipped(!update.ok() || update->skipped);
   metrics.set_skipped_steps(optimizer_->counters().skipped);
-  return absl::OkStatus();
+  return update.status();
 }
 
 }  // namespace mnemo

@@ -26,8 +26,10 @@ class Trainer {
 
   // Takes the next step. Fills in everything but speed_of_light_share and evaluation_loss; the mean
   // gates and states of the layers only if `statistics`. After an error the parameters are those
-  // of the step before.
-  absl::StatusOr<v1::StepMetrics> Step(bool statistics = true);
+  // of the step before. Aborted, with `metrics` filled in and skipped() set, after
+  // optimizer.max_bad_steps steps in a row that were not finite; after other errors `metrics` means
+  // nothing.
+  absl::Status Step(v1::StepMetrics& metrics, bool statistics = true);
 
   int64_t step() const { return step_; }  // taken so far
   const ModelSpec& spec() const { return spec_; }
@@ -40,7 +42,7 @@ class Trainer {
 
  private:
   Trainer(const v1::RunConfig& config, StepSource& source);
-  absl::StatusOr<v1::StepMetrics> RunStep(bool statistics);
+  absl::Status RunStep(bool statistics, v1::StepMetrics& metrics);
   // Forward and backward of all wavefronts; gradients are added up.
   void RunWavefronts(StepTokens& tokens, bool statistics, v1::StepMetrics& metrics);
   absl::Status Update(double loss, v1::StepMetrics& metrics);

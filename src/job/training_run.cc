@@ -35,6 +35,8 @@ class Run {
   absl::Status WriteLossCurve();
   absl::Status CloseMetrics() { return metrics_->Close(); }
 
+  // Whether it ended because steps stayed non-finite.
+  bool diverged() const { return diverged_; }
   const Trainer& trainer() const { return *trainer_; }
   TrainingRunResult& result() { return result_; }
 
@@ -53,6 +55,7 @@ class Run {
   std::optional<RunDirectory> directory_;
   std::optional<MetricsWriter> metrics_;
   double flops_per_token_ = 0, ceiling_ = 0;
+  bool diverged_ = false;
   TrainingRunResult result_;
 };
 
@@ -75,6 +78,15 @@ absl::Status Run::OpenData() {
         "{}: data.evaluation was made with another tokenizer than data.shards; prepare both with "
         "the same one",
         options_.config_name);
+  }
+  if (const std::string shared = FirstSharedShard(training_->files(), set->files());
+      !shared.empty()) {
+    return InvalidArgument(
+        "{}: data.evaluation takes {}, which data.shards trains on: its loss would not be "
+        "held-out; "
+        "prepare the text with `mnemo data prepare --holdout 0.05`, which writes eval-*.h5 beside "
+        "train-*.h5, or name files with other text (--eval-shards)",
+        options_.config_name, shared);
   }
   MNEMO_ASSIGN_OR_RETURN(auto stream, OpenTokenStream(config_.data(), spec, std::move(set)));
   MNEMO_ASSIGN_OR_RETURN(
@@ -124,10 +136,13 @@ absl::StatusOr<double> Run::EvaluateHeldOut() const {
 absl::Status Run::StepOnce() {
   const int64_t step = trainer_->step() + 1, last = config_.train().steps();
   const bool logged = step == 1 || step == last || step % config_.train().log_every() == 0;
-  MNEMO_ASSIGN_OR_RETURN(v1::StepMetrics metrics, trainer_->Step(logged));
+  v1::StepMetrics metrics;
+  absl::Status status = trainer_->Step(metrics, logged);
+  diverged_ = !status.ok() && metrics.skipped();
+  if (!status.ok() && !diverged_) return status;
   metrics.set_speed_of_light_share(metrics.tokens_per_second() * flops_per_token_ / ceiling_);
   if (!metrics.skipped()) result_.losses.train.push_back({step, metrics.loss()});
-  if (EvaluateAfter(step)) {
+  if (EvaluateAfter(step) && !diverged_) {
     const auto begin = std::chrono::steady_clock::now();
     MNEMO_ASSIGN_OR_RETURN(const double loss, EvaluateHeldOut());
     metrics.set_evaluation_loss(loss);
@@ -136,8 +151,10 @@ absl::Status Run::StepOnce() {
     result_.losses.held_out.push_back({step, loss});
   }
   if (options_.on_step) options_.on_step(metrics);
-  if (!logged && !metrics.has_evaluation_loss() && !metrics.skipped()) return absl::OkStatus();
-  return metrics_->Write(metrics);
+  if (logged || metrics.has_evaluation_loss() || metrics.skipped()) {
+    status.Update(metrics_->Write(metrics));
+  }
+  return status;
 }
 
 absl::Status Run::Loop() {
@@ -165,6 +182,15 @@ absl::Status Run::WriteLossCurve() {
                              LossCurveSvg(result_.losses));
 }
 
+// The run's error, with where its model is if that could be written; else the error of writing it.
+absl::Status WithModel(const absl::Status& run, const absl::Status& written, int64_t steps,
+                       const TrainingRunResult& result) {
+  if (run.ok() || !written.ok()) return run.ok() ? written : run;
+  return absl::Status(
+      run.code(), fmt::format("{}; the model as of step {} is in {}", std::string(run.message()),
+                              steps, result.model_directory));
+}
+
 }  // namespace
 
 absl::StatusOr<v1::RunConfig> ResolveConfig(const v1::RunConfig& written, const std::string& name,
@@ -186,8 +212,8 @@ absl::StatusOr<TrainingRunResult> RunTraining(const TrainingRunOptions& options)
   Run run(options);
   MNEMO_RETURN_IF_ERROR(run.Prepare());
   absl::Status status = run.Loop();
-  if (run.trainer().step() > 0) {
-    status.Update(run.WriteModel());
+  if (const int64_t steps = run.trainer().step(); steps > 0) {
+    if (!run.diverged()) status = WithModel(status, run.WriteModel(), steps, run.result());
     status.Update(run.WriteLossCurve());
   }
   status.Update(run.CloseMetrics());

@@ -45,9 +45,10 @@ struct TrainingRunResult {
   double seconds = 0;         // from the first step to the last, evaluation included
 };
 
-// Runs until train.steps have been taken, should_stop() is true or a step fails. Whatever ends it
-// after the first step, the model as of the last good step is written; an error that came first is
-// returned all the same. Errors are for the user: one line each.
+// Runs until train.steps have been taken, should_stop() is true or a step fails. If an error ends
+// it after the first step, the model as of the last good step is written all the same and the error
+// says where. A run whose steps stayed non-finite writes none, so that it can be run again in the
+// same directory; the bad steps are in metrics.jsonl. Errors are for the user: one line each.
 absl::StatusOr<TrainingRunResult> RunTraining(const TrainingRunOptions& options);
 
 // Fills in the defaults and what the data decides: model.vocabulary. InvalidArgument if the

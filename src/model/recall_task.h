@@ -5,12 +5,9 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "mnemo/v1/config.pb.h"
-#include "src/model/parameters.h"
 
 namespace mnemo {
 
@@ -37,24 +34,5 @@ struct RecallBatch {
   std::vector<int32_t> targets;  // [B * T], -1 but for the answers
 };
 RecallBatch MakeRecallBatch(const RecallShape& shape, int64_t batch, uint64_t seed, uint64_t step);
-
-struct RecallOptions {
-  RecallShape shape;
-  int64_t batch = 64;
-  int64_t evaluation_batches = 4;  // fresh data, never trained on
-  int64_t report_every = 100;      // steps between accuracies
-  double stop_at = 1.1;            // ends early once this accuracy is reached
-};
-
-struct RecallReport {
-  int64_t step = 0;
-  double loss = 0, accuracy = 0, seconds = 0;
-};
-
-// Trains a model of `config` (effective and checked; its vocabulary, sequence length and batch are
-// the task's) and returns the reports, the last one at the end. `progress` may be empty.
-absl::StatusOr<std::vector<RecallReport>> TrainRecall(
-    const v1::RunConfig& config, const RecallOptions& options,
-    const std::function<void(const RecallReport&)>& progress);
 
 }  // namespace mnemo

@@ -29,7 +29,8 @@ void ExpectPlanned(const v1::RunConfig& effective) {
   RandomSource source(effective);
   auto trainer = Trainer::Create(effective, source);
   ASSERT_TRUE(trainer.ok()) << trainer.status();
-  for (int step = 0; step < 2; ++step) ASSERT_TRUE((*trainer)->Step().ok());
+  v1::StepMetrics metrics;
+  for (int step = 0; step < 2; ++step) ASSERT_TRUE((*trainer)->Step(metrics).ok());
   const v1::MemoryEstimate memory = PlanRun(effective).memory();
   const double planned = static_cast<double>(memory.total());
   const double actual = static_cast<double>((*trainer)->peak_bytes());

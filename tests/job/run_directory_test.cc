@@ -36,7 +36,7 @@ TEST_F(RunDirectoryTest, AFinishedRunIsRefusedAndLeftAlone) {
   ASSERT_OK(Create());
   Finish();
   WriteText(path_ + "/config.textproto", "old");
-  EXPECT_THAT(Failure(Create()), AllOf(HasSubstr(path_ + " holds a finished run"),
+  EXPECT_THAT(Failure(Create()), AllOf(HasSubstr(path_ + " holds a run that has ended"),
                                        HasSubstr("--overwrite"), HasSubstr("--run-dir")));
   EXPECT_EQ(ReadText(path_ + "/config.textproto"), "old");
   EXPECT_EQ(ReadText(path_ + "/model/model.safetensors"), "weights");

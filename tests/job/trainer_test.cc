@@ -24,9 +24,8 @@ Outcome Train(const v1::RunConfig& effective, int steps) {
   EXPECT_TRUE(trainer.ok()) << trainer.status();
   Outcome outcome;
   for (int i = 0; i < steps; ++i) {
-    auto metrics = (*trainer)->Step();
-    EXPECT_TRUE(metrics.ok()) << metrics.status();
-    outcome.steps.push_back(*std::move(metrics));
+    const absl::Status status = (*trainer)->Step(outcome.steps.emplace_back());
+    EXPECT_TRUE(status.ok()) << status;
   }
   for (const Tensor& value : (*trainer)->parameters().values()) {
     outcome.parameters.push_back(value.ToDoubles());
@@ -145,10 +144,11 @@ TEST(TrainerTest, LearnsOneSequenceByHeart) {
   ASSERT_TRUE(trainer.ok()) << trainer.status();
   double first = 0, last = 0;
   for (int step = 0; step < 60; ++step) {
-    auto metrics = (*trainer)->Step(false);
-    ASSERT_TRUE(metrics.ok()) << metrics.status();
-    if (step == 0) first = metrics->loss();
-    last = metrics->loss();
+    v1::StepMetrics metrics;
+    const absl::Status status = (*trainer)->Step(metrics, false);
+    ASSERT_TRUE(status.ok()) << status;
+    if (step == 0) first = metrics.loss();
+    last = metrics.loss();
   }
   EXPECT_LT(last, first / 3);
 }
@@ -160,22 +160,30 @@ TEST(TrainerTest, StopsWhenValuesStayNonFinite) {
   RandomSource source(effective);
   auto trainer = Trainer::Create(effective, source);
   ASSERT_TRUE(trainer.ok()) << trainer.status();
-  ASSERT_TRUE((*trainer)->Step().ok());
+  v1::StepMetrics metrics;
+  ASSERT_TRUE((*trainer)->Step(metrics).ok());
   ParameterSet& parameters = (*trainer)->parameters();
   const int poisoned = parameters.Find("layers.1.mlp.up.weight");
   ASSERT_GE(poisoned, 0);
   parameters[poisoned].data<float>()[5] = std::numeric_limits<float>::infinity();
   const std::vector<double> before = parameters.Get("embedding.weight").ToDoubles();
   for (int i = 1; i <= 2; ++i) {
-    auto metrics = (*trainer)->Step();
-    ASSERT_TRUE(metrics.ok()) << metrics.status();
-    EXPECT_TRUE(metrics->skipped());
-    EXPECT_EQ(metrics->skipped_steps(), i);
+    const absl::Status status = (*trainer)->Step(metrics);
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_TRUE(metrics.skipped());
+    EXPECT_EQ(metrics.skipped_steps(), i);
   }
-  const auto end = (*trainer)->Step();
-  ASSERT_EQ(end.status().code(), absl::StatusCode::kAborted);
-  EXPECT_THAT(std::string(end.status().message()), HasSubstr("step 4"));
-  EXPECT_THAT(std::string(end.status().message()), HasSubstr("layers.1.mlp.up.weight"));
+  const absl::Status end = (*trainer)->Step(metrics);
+  ASSERT_EQ(end.code(), absl::StatusCode::kAborted);
+  EXPECT_THAT(std::string(end.message()), HasSubstr("step 4"));
+  EXPECT_THAT(std::string(end.message()), HasSubstr("layers.1.mlp.up.weight"));
+  // The step that ended it is reported like those before.
+  EXPECT_EQ(metrics.step(), 4);
+  EXPECT_TRUE(metrics.skipped());
+  EXPECT_EQ(metrics.skipped_steps(), 3);
+  EXPECT_FALSE(std::isfinite(metrics.gradient_norm()));
+  EXPECT_GT(metrics.learning_rate(), 0);
+  EXPECT_GT(metrics.tokens_per_second(), 0);
   EXPECT_EQ(parameters.Get("embedding.weight").ToDoubles(), before);
 }
 
@@ -186,8 +194,9 @@ TEST(TrainerTest, AStepWithoutTargetsIsAnError) {
   } source;
   auto trainer = Trainer::Create(Effective(TinyRun()), source);
   ASSERT_TRUE(trainer.ok()) << trainer.status();
-  const auto step = (*trainer)->Step();
-  EXPECT_THAT(std::string(step.status().message()), HasSubstr("step 1 has no targets"));
+  v1::StepMetrics metrics;
+  const absl::Status status = (*trainer)->Step(metrics);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("step 1 has no targets"));
 }
 
 }  // namespace

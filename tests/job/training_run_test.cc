@@ -1,5 +1,6 @@
 #include "src/job/training_run.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -110,6 +111,22 @@ TEST_F(TrainingRunTest, EvaluatesOnHeldOutText) {
   EXPECT_NEAR(result->losses.held_out[0].loss, std::log(264.0), 1);
 }
 
+// Without a hold-out a directory has nothing to evaluate on but what it trains on.
+TEST_F(TrainingRunTest, RefusesToEvaluateOnWhatItTrainsOn) {
+  options_.written.mutable_data()->add_evaluation(directory_ / "data");
+  std::filesystem::remove(directory_ / "data/eval-00000.h5");
+  EXPECT_THAT(Failure(RunTraining(options_)),
+              AllOf(HasSubstr("tiny.textproto: data.evaluation takes "),
+                    HasSubstr("data/train-00000.h5, which data.shards trains on"),
+                    HasSubstr("mnemo data prepare --holdout"), HasSubstr("--eval-shards")));
+  EXPECT_FALSE(std::filesystem::exists(options_.run_directory));
+  // A directory of its own needs no prefix.
+  std::filesystem::create_directory(directory_ / "other");
+  WriteShard(directory_ / "other/train-00000.h5", RandomDocuments(5, 60, 256, 2), TestTokenizer());
+  options_.written.mutable_data()->set_evaluation(0, directory_ / "other");
+  ASSERT_OK(RunTraining(options_));
+}
+
 TEST_F(TrainingRunTest, DocumentsWithFreshState) {
   for (v1::Block block : {v1::LMM, v1::MAC, v1::MAG, v1::TRANSFORMER}) {
     v1::RunConfig written = TinyRun(block);
@@ -137,7 +154,7 @@ TEST_F(TrainingRunTest, AStopWritesTheModel) {
 TEST_F(TrainingRunTest, AFinishedRunIsNotTrainedOver) {
   ASSERT_OK(RunTraining(options_));
   const std::string before = ReadText(options_.run_directory + "/metrics.jsonl");
-  EXPECT_THAT(Failure(RunTraining(options_)), HasSubstr("holds a finished run"));
+  EXPECT_THAT(Failure(RunTraining(options_)), HasSubstr("holds a run that has ended"));
   EXPECT_EQ(ReadText(options_.run_directory + "/metrics.jsonl"), before);
 }
 
@@ -159,6 +176,56 @@ TEST_F(TrainingRunTest, AFullDiskIsOneClearError) {
       ASSERT_OK(LoadModel(FileSystem::Posix(), result->model_directory));
     }
   }
+}
+
+// A deep memory without layer norm and with the strongest writes overflows in the first step.
+TEST_F(TrainingRunTest, ARunThatStaysNonFiniteRecordsItsStepsAndCanBeRunAgain) {
+  const v1::RunConfig sane = options_.written;
+  v1::MemoryConfig& memory = *options_.written.mutable_model()->mutable_memory();
+  memory.set_depth(4);
+  memory.set_layer_norm(false);
+  memory.set_clamp(1e6);
+  memory.mutable_gates()->set_theta_max(100);
+  options_.written.mutable_train()->set_log_every(100);
+  int steps = 0;
+  options_.on_step = [&](const v1::StepMetrics& metrics) { EXPECT_EQ(metrics.step(), ++steps); };
+  EXPECT_THAT(Failure(RunTraining(options_)),
+              AllOf(HasSubstr("step 5: "), HasSubstr("5 steps in a row"),
+                    HasSubstr("train.optimizer.learning_rate")));
+  EXPECT_EQ(steps, 5);
+  const std::vector<nlohmann::json> metrics = Metrics();
+  ASSERT_EQ(metrics.size(), 5u);
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(metrics[i]["step"], i + 1);
+    EXPECT_EQ(metrics[i]["skipped"], true);
+    EXPECT_EQ(metrics[i]["skipped_steps"], i + 1);
+  }
+  EXPECT_FALSE(std::filesystem::exists(options_.run_directory + "/model"));
+  options_.written = sane;
+  options_.on_step = nullptr;
+  ASSERT_OK(RunTraining(options_));
+}
+
+// The damage is found when the shard is first read, well into the run: what was learned is kept.
+TEST_F(TrainingRunTest, ADamagedShardIsNamedAndTheModelKept) {
+  const std::string path = directory_ / "data/train-00001.h5";
+  const std::string marker = std::string("m\0a\0r\0k", 7);
+  Documents documents = RandomDocuments(5, 60, 256, 3);
+  documents.push_back({'m', 'a', 'r', 'k'});
+  WriteShard(path, documents, TestTokenizer());
+  std::string bytes = ReadText(path);
+  ASSERT_NE(bytes.find(marker), std::string::npos);
+  bytes[bytes.find(marker)] ^= 4;
+  WriteText(path, bytes);
+  options_.written.mutable_train()->set_steps(200);  // all of the text
+  const std::string message = Failure(RunTraining(options_));
+  EXPECT_THAT(message, AllOf(HasSubstr(path + ": block 0 of tokens"), HasSubstr("is damaged")));
+  const size_t steps = Metrics().size();
+  ASSERT_GT(steps, 1u);
+  const std::string model = options_.run_directory + "/model";
+  EXPECT_THAT(message, HasSubstr(fmt::format("; the model as of step {} is in {}", steps, model)));
+  ASSERT_OK(LoadModel(FileSystem::Posix(), model));
+  EXPECT_THAT(Failure(RunTraining(options_)), HasSubstr("holds a run that has ended"));
 }
 
 TEST_F(TrainingRunTest, BadInputIsNamed) {

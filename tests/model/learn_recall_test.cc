@@ -4,8 +4,8 @@
 #include <google/protobuf/text_format.h>
 #include <gtest/gtest.h>
 
+#include "src/job/recall_training.h"
 #include "src/model/config_check.h"
-#include "src/model/recall_task.h"
 
 namespace mnemo {
 namespace {

@@ -1,0 +1,34 @@
+// Trains a model on associative recall (src/model/recall_task.h).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "mnemo/v1/config.pb.h"
+#include "src/model/recall_task.h"
+
+namespace mnemo {
+
+struct RecallOptions {
+  RecallShape shape;
+  int64_t batch = 64;
+  int64_t evaluation_batches = 4;  // fresh data, never trained on
+  int64_t report_every = 100;      // steps between accuracies
+  double stop_at = 1.1;            // ends early once this accuracy is reached
+};
+
+struct RecallReport {
+  int64_t step = 0;
+  double loss = 0, accuracy = 0, seconds = 0;
+};
+
+// Trains a model of `config` (effective and checked; its vocabulary, sequence length and batch are
+// the task's) and returns the reports, the last one at the end. `progress` may be empty. Errors are
+// those of CheckRecallShape and of Trainer. Sets the calling thread's number of threads.
+absl::StatusOr<std::vector<RecallReport>> TrainRecall(
+    const v1::RunConfig& config, const RecallOptions& options,
+    const std::function<void(const RecallReport&)>& progress);
+
+}  // namespace mnemo
