@@ -1,5 +1,4 @@
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <map>
 #include <memory>
@@ -9,6 +8,7 @@
 #include "src/core/status.h"
 #include "src/data/inspect.h"
 #include "src/data/prepare.h"
+#include "src/job/progress_line.h"
 
 namespace mnemo {
 namespace {
@@ -35,29 +35,6 @@ std::string ProgressText(const PrepareProgress& progress) {
   }
   return text;
 }
-
-// One line that is rewritten on a terminal; elsewhere a line now and then.
-class ProgressLine {
- public:
-  void Show(const PrepareProgress& progress) {
-    // A new phase starts its clock again.
-    if (progress.seconds < shown_) shown_ = 0;
-    if (!terminal_ && progress.seconds - shown_ < 10) return;
-    shown_ = progress.seconds;
-    fmt::print(stderr, "{}{}{}", terminal_ ? "\r" : "", ProgressText(progress),
-               terminal_ ? "\x1b[K" : "\n");
-    std::fflush(stderr);
-    open_ = terminal_;
-  }
-  ~ProgressLine() {
-    if (open_) fmt::print(stderr, "\n");
-  }
-
- private:
-  const bool terminal_ = ::isatty(2) == 1;
-  bool open_ = false;
-  double shown_ = 0;
-};
 
 struct PrepareFlags {
   PrepareOptions options;
@@ -106,13 +83,13 @@ absl::Status RunPrepare(const PrepareFlags& flags) {
   if (flags.has_delimiter) options.input.delimiter = flags.delimiter;
   options.shard_bytes = flags.shard_mib << 20;
   options.sample_bytes = flags.sample_mib << 20;
-  absl::StatusOr<PrepareSummary> summary;
-  {
-    ProgressLine line;
-    ProgressCallback show = [&](const PrepareProgress& progress) { line.Show(progress); };
-    if (flags.quiet) show = nullptr;
-    summary = Prepare(FileSystem::Posix(), options, show);
-  }
+  ProgressLine line = ProgressLine::ForStderr(0);
+  ProgressCallback show = [&](const PrepareProgress& progress) {
+    line.Show(ProgressText(progress), ProgressLine::Now());
+  };
+  if (flags.quiet) show = nullptr;
+  const absl::StatusOr<PrepareSummary> summary = Prepare(FileSystem::Posix(), options, show);
+  line.Finish();
   if (!summary.ok()) return summary.status();
   PrintSummary(flags, *summary);
   return absl::OkStatus();

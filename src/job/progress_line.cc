@@ -53,23 +53,30 @@ double ProgressLine::Now() {
   return std::chrono::duration<double>(since_boot).count();
 }
 
+bool ProgressLine::Due(double now) const {
+  return !shown_ || now - *shown_ >= (terminal_ ? kTerminalInterval : kFileInterval);
+}
+
 void ProgressLine::Update(Progress progress, double now) {
-  const double interval = terminal_ ? kTerminalInterval : kFileInterval;
   const bool last = progress.step >= progress.steps;
-  if (!last && shown_ && now - *shown_ < interval) return;
-  shown_ = now;
+  if (!last && !Due(now)) return;
   const int64_t done = progress.step - first_step_;
   if (!progress.seconds_left && done > 0) {
     const double each = (now - start_) / static_cast<double>(done);
     progress.seconds_left =
         each * static_cast<double>(std::max<int64_t>(0, progress.steps - progress.step));
   }
+  Show(FormatProgress(progress), now, last);
+}
+
+void ProgressLine::Show(std::string_view text, double now, bool last) {
+  if (!last && !Due(now)) return;
+  shown_ = now;
   // Return to the start of the line, write, erase what a longer line left behind.
-  const std::string line = FormatProgress(progress);
   if (terminal_) {
-    fmt::print(out_, "\r{}\x1b[K", line);
+    fmt::print(out_, "\r{}\x1b[K", text);
   } else {
-    fmt::print(out_, "{}\n", line);
+    fmt::print(out_, "{}\n", text);
   }
   open_ = terminal_;
   if (last) Finish();

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <optional>
 #include <string>
+#include <string_view>
 
 namespace mnemo {
 
@@ -25,7 +26,7 @@ std::string FormatProgress(const Progress& progress);
 std::string FormatDuration(double seconds);
 
 // On a terminal rewrites one line, at most ten times a second; elsewhere writes a line every few
-// seconds. The last step is always shown. Not thread-safe.
+// seconds. What is last is always shown. Not thread-safe.
 class ProgressLine {
  public:
   // `first_step`: steps done by an earlier run, left out of the estimate of the time left.
@@ -37,10 +38,14 @@ class ProgressLine {
 
   // Fills in seconds_left unless it is given.
   void Update(Progress progress, double now);
+  // A line of other work: `text` without a newline.
+  void Show(std::string_view text, double now, bool last = false);
   // Ends a line that is still being rewritten, so that other output starts on a new one.
   void Finish();
 
  private:
+  bool Due(double now) const;
+
   std::FILE* out_;
   bool terminal_;
   int64_t first_step_;

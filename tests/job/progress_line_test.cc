@@ -86,6 +86,20 @@ TEST(ProgressLineTest, AResumedRunEstimatesFromItsOwnSteps) {
   EXPECT_THAT(written.Text(), HasSubstr("  5s left\n"));
 }
 
+TEST(ProgressLineTest, ShowsTextAtTheSamePace) {
+  Written terminal, file;
+  ProgressLine on_terminal(terminal.file(), true, 0, 0), in_file(file.file(), false, 0, 0);
+  for (int i = 1; i <= 3; ++i) {
+    on_terminal.Show("read " + std::to_string(i), 0.06 * i);
+    in_file.Show("read " + std::to_string(i), 3.0 * i);
+  }
+  on_terminal.Finish();
+  EXPECT_EQ(terminal.Text(), "\rread 1\x1b[K\rread 3\x1b[K\n");
+  EXPECT_EQ(file.Text(), "read 1\nread 3\n");
+  in_file.Show("all read", 9.1, /*last=*/true);
+  EXPECT_THAT(file.Text(), EndsWith("read 3\nall read\n"));
+}
+
 TEST(ProgressLineTest, FinishEndsAnInterruptedLine) {
   Written written;
   ProgressLine line(written.file(), true, 0, 0);
