@@ -169,8 +169,10 @@ class Combinations {
     const double weights = model().layers() * width * (3.0 * model().mlp_hidden() + 6.0 * width) +
                            2.0 * model().vocabulary() * width;
     if (weights > kMaxWeights && InRange({"model.layers", "model.width", "model.mlp_hidden"})) {
-      problems_.Add("model.width = {}: with model.layers = {} about {:.2g} weights, above {:.0g}",
-                    model().width(), model().layers(), weights, kMaxWeights);
+      problems_.Add(
+          "model.width = {}: with model.layers = {} about {:.2g} weights, above {:.0g}; take fewer "
+          "layers or a smaller width",
+          model().width(), model().layers(), weights, kMaxWeights);
     }
     if (!InRange({"train.sequence_length", "train.slice", "train.sequences", "train.micro_batches",
                   "train.accumulation", "model.width", "model.mlp_hidden"})) {
@@ -181,8 +183,7 @@ class Combinations {
     if (tokens > kMaxStepTokens) {
       problems_.Add(
           "train.sequence_length = {}: times sequences, micro_batches and accumulation {:.2g} "
-          "tokens "
-          "a step, above {:.0g}",
+          "tokens a step, above {:.0g}; take shorter or fewer sequences",
           train().sequence_length(), tokens, kMaxStepTokens);
     }
     const double elements = static_cast<double>(train().slice()) * train().sequences() *
