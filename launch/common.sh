@@ -23,6 +23,9 @@ jobs_at_once() {
   echo $((cores < by_memory ? cores : by_memory))
 }
 
+# number_after PATTERN FILE: the first number that follows what a sed pattern matches.
+number_after() { sed -n "/$1 *[0-9]/{s/.*$1 *\([0-9][0-9.]*\).*/\1/p;q}" "$2"; }
+
 # configure DIR [CMAKE_OPTION...]
 configure() {
   local dir="$1"
@@ -30,6 +33,7 @@ configure() {
   mkdir -p "$dir"
   cmake -S "$root" -B "$dir" -G Ninja "$@" >"$dir/configure.log" 2>&1 || {
     cat "$dir/configure.log" >&2
+    say "configuring $dir failed, see above; a build folder of other settings can be removed" >&2
     return 1
   }
 }

@@ -5,7 +5,8 @@
 #   launch/quickstart.sh [--no-install] [PATH]...
 #
 #   PATH           files or directories with text; the C and C++ headers under /usr/include if
-#                  none is named
+#                  none is named. A twentieth of the text is held out: of the files in directories,
+#                  or, if only files are named, of their paragraphs
 #   --no-install   fail if a package is missing instead of installing it
 #
 # Everything lands in runs/quickstart/ at the top of the source tree: shards/, metrics.jsonl,
@@ -19,12 +20,14 @@ run="$root/runs/quickstart"
 mnemo="$root/build/mnemo"
 
 prepare() {
+  local documents=(--delimiter '') input
+  for input in "$@"; do
+    if [[ -d "$input" ]]; then documents=(); fi
+  done
   say "preparing token shards from: $*"
-  "$mnemo" data prepare "$@" --out "$run/shards" --tokenizer bytes --holdout 0.05 --overwrite
+  "$mnemo" data prepare "$@" "${documents[@]}" --out "$run/shards" --tokenizer bytes \
+    --holdout 0.05 --overwrite || die "no token shards could be made; see above"
 }
-
-# The first number in the text on standard input that follows the words of a sed pattern.
-number_after() { sed -n "s/.*$1 *\([0-9][0-9.]*\).*/\1/p" | head -n 1; }
 
 main() {
   local install_options=() inputs=()
@@ -44,21 +47,23 @@ main() {
 
   "$root/launch/install.sh" "${install_options[@]}"
   say "building in $root/build"
-  configure "$root/build" -DCMAKE_BUILD_TYPE=Release
-  build "$root/build" mnemo
+  configure "$root/build" -DCMAKE_BUILD_TYPE=Release || die "nothing was built"
+  build "$root/build" mnemo || die "the build failed; see above"
 
   SECONDS=0
   mkdir -p "$run"
   prepare "${inputs[@]}"
   say "training a tiny MAC model"
   "$mnemo" train "$root/configs/quickstart_mac.textproto" --run-dir "$run" --overwrite \
-    --shards "$run/shards" --eval-shards "$run/shards" >"$run/train.txt"
+    --shards "$run/shards" --eval-shards "$run/shards" >"$run/train.txt" ||
+    die "training failed; see above"
   say "evaluating on held-out text"
-  "$mnemo" eval --model "$run/model" --shards "$run/shards" --max-tokens 200000 | tee "$run/eval.txt"
+  "$mnemo" eval --model "$run/model" --shards "$run/shards" --max-tokens 200000 |
+    tee "$run/eval.txt" || die "the evaluation failed; see above"
 
   local first held_out
-  first="$(number_after '"loss":' <"$run/metrics.jsonl")"
-  held_out="$(number_after 'loss' <"$run/eval.txt")"
+  first="$(number_after '"loss":' "$run/metrics.jsonl")"
+  held_out="$(number_after loss "$run/eval.txt")"
   cat "$run/train.txt"
   say "the same curve as a picture: $run/loss.svg"
   say "took $SECONDS s after building"

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# The scripts of launch/: their help, what they say to mistakes, and what they share. Builds nothing.
+set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../launch/common.sh"
+
+scratch="$(mktemp -d)"
+trap 'rm -rf "$scratch"' EXIT
+
+# expect_error WORDS COMMAND...: fails, and says WORDS on standard error.
+expect_error() {
+  local words="$1"
+  shift
+  if "$@" >/dev/null 2>"$scratch/error"; then die "'$*' does not fail"; fi
+  grep -qF -- "$words" "$scratch/error" ||
+    die "'$*' says '$(cat "$scratch/error")', not '$words'"
+}
+
+for script in install quickstart recall_study test; do
+  help="$(cd "$scratch" && "$root/launch/$script.sh" --help)"
+  [[ "$help" == *"launch/$script.sh ["* ]] || die "the help of $script.sh has no usage: $help"
+  [[ "$help" != *"set -euo"* ]] || die "the help of $script.sh has code in it"
+  expect_error "$script: error: unknown option --nonsense" "$root/launch/$script.sh" --nonsense x
+done
+expect_error "there is no file or directory $scratch/none" \
+  "$root/launch/quickstart.sh" "$scratch/none"
+expect_error "-L needs a label" "$root/launch/test.sh" -L
+expect_error "give either --all or -L" "$root/launch/test.sh" --all -L quick
+
+# Lines enough to fill any pipe: who reads only the first must not fail for it.
+awk 'BEGIN {
+  print "{\"step\":0,\"loss\":null}"
+  for (i = 1; i <= 300000; ++i) printf "{\"step\":%d,\"loss\":%d.25}\n", i, i
+}' >"$scratch/many"
+loss="$(number_after '"loss":' "$scratch/many")"
+[[ "$loss" == 1.25 ]] || die "the first loss is '$loss', not 1.25"
+[[ -z "$(number_after absent "$scratch/many")" ]] || die "a number without its words"
+say ok
