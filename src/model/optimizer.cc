@@ -39,24 +39,30 @@ double LearningRate(const OptimizerOptions& options, int64_t step) {
 }
 
 GradientNorm MeasureGradients(const ParameterSet& gradients) {
+  return MeasureGradients(gradients, CutParameters(gradients, 1)[0]);
+}
+
+GradientNorm MeasureGradients(const ParameterSet& gradients, const ParameterShard& shard) {
   GradientNorm norm;
-  for (size_t i = 0; i < gradients.size(); ++i) {
-    const Tensor gradient = gradients[i].Contiguous();
+  for (const ParameterRows& rows : shard.rows) {
+    const Tensor gradient = RowsOf(gradients, rows);
     const double squared = Backend::For(gradient.device()).SquaredNorm(gradient);
-    if (!std::isfinite(squared) && norm.first_bad < 0) norm.first_bad = static_cast<int>(i);
+    if (!std::isfinite(squared) && norm.first_bad < 0) norm.first_bad = rows.parameter;
     norm.squared += squared;
   }
   return norm;
 }
 
 Optimizer::Optimizer(const OptimizerOptions& options, ParameterSet& parameters)
-    : options_(options), parameters_(parameters) {
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    const Tensor& value = parameters[i];
+    : Optimizer(options, parameters, CutParameters(parameters, 1)[0]) {}
+
+Optimizer::Optimizer(const OptimizerOptions& options, ParameterSet& parameters,
+                     ParameterShard shard)
+    : options_(options), parameters_(parameters), shard_(std::move(shard)) {
+  for (const ParameterRows& rows : shard_.rows) {
+    const Tensor value = RowsOf(parameters, rows);
     const DType dtype = value.dtype() == DType::kF64 ? DType::kF64 : DType::kF32;
-    // The update runs in place over a plain buffer.
-    if (!value.contiguous()) parameters.Set(i, value.Contiguous());
-    masters_.push_back(parameters[i].To(dtype));
+    masters_.push_back(value.To(dtype));
     first_moments_.push_back(Tensor::Zeros(value.shape(), dtype, value.device()));
     second_moments_.push_back(Tensor::Zeros(value.shape(), dtype, value.device()));
   }
@@ -77,8 +83,8 @@ absl::StatusOr<OptimizerStep> Optimizer::Step(int64_t step, double loss, const G
   ++counters_.updates;
   const bool clip = options_.clip_norm > 0 && result.gradient_norm > options_.clip_norm;
   const double scale = clip ? options_.clip_norm / result.gradient_norm : 1.0;
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    Update(i, result.learning_rate, scale, gradients[i]);
+  for (size_t i = 0; i < shard_.rows.size(); ++i) {
+    Update(i, result.learning_rate, scale, RowsOf(gradients, shard_.rows[i]));
   }
   return result;
 }
@@ -94,7 +100,7 @@ absl::Status Optimizer::Skip(int64_t step, double loss, const GradientNorm& norm
   if (!std::isfinite(loss)) culprit = fmt::format("the loss is {}, {}", loss, culprit);
   for (size_t i = 0; i < masters_.size(); ++i) {
     if (std::isfinite(Backend::For(masters_[i].device()).SquaredNorm(masters_[i]))) continue;
-    culprit = fmt::format("parameter {} itself is not finite", parameters_.info(i).name);
+    culprit = fmt::format("parameter {} itself is not finite", NameOf(i));
     break;
   }
   if (counters_.bad_in_a_row < options_.max_bad_steps) {
@@ -116,25 +122,22 @@ void Optimizer::Update(size_t i, double rate, double gradient_scale, const Tenso
   step.beta1 = options_.beta1;
   step.beta2 = options_.beta2;
   step.epsilon = options_.epsilon;
-  step.decay = parameters_.info(i).decay ? options_.weight_decay : 0;
+  step.decay = parameters_.info(shard_.rows[i].parameter).decay ? options_.weight_decay : 0;
   step.correction1 = 1 - std::pow(options_.beta1, updates);
   step.correction2 = 1 - std::pow(options_.beta2, updates);
   step.gradient_scale = gradient_scale;
   Backend& backend = Backend::For(master.device());
-  backend.AdamW(step, gradient.To(master.dtype()).Contiguous(), master, first_moments_[i],
-                second_moments_[i]);
-  if (parameters_[i].dtype() != master.dtype()) backend.Copy(master, parameters_[i]);
+  backend.AdamW(step, gradient.To(master.dtype()), master, first_moments_[i], second_moments_[i]);
+  if (!own_masters()) backend.Copy(master, RowsOf(parameters_, shard_.rows[i]));
 }
 
 std::vector<StateTensor> Optimizer::State() const {
   std::vector<StateTensor> state;
   for (size_t i = 0; i < masters_.size(); ++i) {
-    const std::string& name = parameters_.info(i).name;
-    state.push_back({"first_moment/" + name, first_moments_[i]});
-    state.push_back({"second_moment/" + name, second_moments_[i]});
-    if (masters_[i].dtype() != parameters_[i].dtype()) {
-      state.push_back({"master/" + name, masters_[i]});
-    }
+    const ParameterRows& rows = shard_.rows[i];
+    state.push_back({"first_moment/" + NameOf(i), rows, first_moments_[i]});
+    state.push_back({"second_moment/" + NameOf(i), rows, second_moments_[i]});
+    if (!own_masters()) state.push_back({"master/" + NameOf(i), rows, masters_[i]});
   }
   return state;
 }

@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "mnemo/v1/config.pb.h"
+#include "src/model/parameter_shards.h"
 #include "src/model/parameters.h"
 
 namespace mnemo {
@@ -39,6 +40,7 @@ struct GradientNorm {
   int first_bad = -1;  // index of the first parameter whose gradient is not finite, or -1
 };
 GradientNorm MeasureGradients(const ParameterSet& gradients);
+GradientNorm MeasureGradients(const ParameterSet& gradients, const ParameterShard& shard);
 
 struct OptimizerStep {
   double learning_rate = 0;
@@ -49,7 +51,8 @@ struct OptimizerStep {
 // A tensor of the optimizer's state, under a stable name.
 struct StateTensor {
   std::string name;
-  Tensor tensor;  // shares its storage with the optimizer
+  ParameterRows rows;  // which rows of its parameter it belongs to
+  Tensor tensor;       // shares its storage with the optimizer
 };
 
 // Not thread-safe.
@@ -58,13 +61,17 @@ class Optimizer {
   // Updates `parameters` in place; it outlives the optimizer. Master weights and moments are f64
   // where the parameters are, else f32; where a parameter has that dtype it is its own master.
   Optimizer(const OptimizerOptions& options, ParameterSet& parameters);
+  // Holds the state of a shard and updates its rows only.
+  Optimizer(const OptimizerOptions& options, ParameterSet& parameters, ParameterShard shard);
 
-  // Step `step`, counted from 1 and including skipped ones. `norm` is MeasureGradients of all
-  // gradients of the step. Aborted after max_bad_steps steps in a row that were not finite.
+  // Step `step`, counted from 1 and including skipped ones. `norm` is of all gradients of the step,
+  // those of other shards included; of `gradients` only the shard is read. Aborted after
+  // max_bad_steps steps in a row that were not finite.
   absl::StatusOr<OptimizerStep> Step(int64_t step, double loss, const GradientNorm& norm,
                                      const ParameterSet& gradients);
 
   const OptimizerOptions& options() const { return options_; }
+  const ParameterShard& shard() const { return shard_; }
 
   // What, together with the parameters, determines every later step.
   struct Counters {
@@ -74,18 +81,24 @@ class Optimizer {
   };
   const Counters& counters() const { return counters_; }
   void set_counters(const Counters& counters) { counters_ = counters; }
-  // "first_moment/NAME" and "second_moment/NAME" for every parameter and "master/NAME" for those
-  // that are not their own master. Writing into these tensors restores a state.
+  // "first_moment/NAME" and "second_moment/NAME" for every piece of the shard and "master/NAME" for
+  // those that are not their own master. Writing into these tensors restores a state.
   std::vector<StateTensor> State() const;
   int64_t StateBytes() const;
 
  private:
   absl::Status Skip(int64_t step, double loss, const GradientNorm& norm);
   void Update(size_t i, double rate, double gradient_scale, const Tensor& gradient);
+  const std::string& NameOf(size_t i) const {
+    return parameters_.info(shard_.rows[i].parameter).name;
+  }
+  // Whether the parameters are wide enough to be their own masters.
+  bool own_masters() const { return parameters_.flat().dtype() != DType::kBF16; }
 
   OptimizerOptions options_;
   ParameterSet& parameters_;
-  std::vector<Tensor> masters_, first_moments_, second_moments_;
+  ParameterShard shard_;
+  std::vector<Tensor> masters_, first_moments_, second_moments_;  // one for each of shard_.rows
   Counters counters_;
 };
 

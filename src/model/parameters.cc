@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "src/core/backend.h"
 #include "src/core/random.h"
 #include "src/model/parameter_layout.h"
 
@@ -64,38 +65,50 @@ std::vector<double> InitialAlphas(const ModelSpec& spec) {
   return alphas;
 }
 
-ParameterSet::ParameterSet(std::vector<ParameterInfo> infos, std::vector<Tensor> values)
-    : infos_(std::move(infos)), values_(std::move(values)) {
-  MNEMO_CHECK(infos_.size() == values_.size());
+ParameterSet::ParameterSet(std::vector<ParameterInfo> infos, DType dtype, Device device)
+    : infos_(std::move(infos)) {
+  int64_t end = 0;
   for (size_t i = 0; i < infos_.size(); ++i) {
-    MNEMO_CHECK(values_[i].shape() == infos_[i].shape, "{}: shape {}", infos_[i].name,
-                ToString(values_[i].shape()));
     index_[infos_[i].name] = static_cast<int>(i);
+    offsets_.push_back(end);
+    const int64_t elements = ElementCount(infos_[i].shape);
+    end += (elements + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  flat_ = Tensor::Zeros({end}, dtype, device);
+  for (size_t i = 0; i < infos_.size(); ++i) {
+    const int64_t begin = offsets_[i], elements = ElementCount(infos_[i].shape);
+    values_.push_back(flat_.Slice(0, begin, begin + elements).View(infos_[i].shape));
+  }
+}
+
+ParameterSet::ParameterSet(std::vector<ParameterInfo> infos, std::vector<Tensor> values)
+    : ParameterSet(std::move(infos), values.empty() ? DType::kF32 : values[0].dtype(),
+                   values.empty() ? Device{} : values[0].device()) {
+  MNEMO_CHECK(infos_.size() == values.size());
+  for (size_t i = 0; i < values.size(); ++i) {
+    const Tensor value = std::move(values[i]);  // freed at once: a large model is not held twice
+    Set(i, value);
   }
 }
 
 ParameterSet ParameterSet::Initialize(const ModelSpec& spec, uint64_t seed, DType dtype,
                                       Device device) {
-  std::vector<Tensor> values;
-  for (const ParameterDescription& description : LayOutParameters(spec)) {
-    values.push_back(FirstTensor(spec, description, seed, dtype, device));
+  ParameterSet set(DescribeParameters(spec), dtype, device);
+  const std::vector<ParameterDescription> descriptions = LayOutParameters(spec);
+  for (size_t i = 0; i < descriptions.size(); ++i) {
+    set.Set(i, FirstTensor(spec, descriptions[i], seed, dtype, device));
   }
-  return ParameterSet(DescribeParameters(spec), std::move(values));
+  return set;
 }
 
 ParameterSet ParameterSet::Zeros(const ModelSpec& spec, DType dtype, Device device) {
-  std::vector<ParameterInfo> infos = DescribeParameters(spec);
-  std::vector<Tensor> values;
-  for (const ParameterInfo& info : infos) {
-    values.push_back(Tensor::Zeros(info.shape, dtype, device));
-  }
-  return ParameterSet(std::move(infos), std::move(values));
+  return ParameterSet(DescribeParameters(spec), dtype, device);
 }
 
-void ParameterSet::Set(size_t i, Tensor value) {
-  MNEMO_CHECK(value.shape() == infos_[i].shape, "{}: shape {}", infos_[i].name,
-              ToString(value.shape()));
-  values_[i] = std::move(value);
+void ParameterSet::Set(size_t i, const Tensor& value) {
+  MNEMO_CHECK(value.shape() == infos_[i].shape && value.dtype() == flat_.dtype(), "{}: {} {}",
+              infos_[i].name, Name(value.dtype()), ToString(value.shape()));
+  Backend::For(flat_.device()).Copy(value, values_[i]);
 }
 
 int ParameterSet::Find(std::string_view name) const {

@@ -26,22 +26,33 @@ int64_t CountParameters(const ModelSpec& spec);
 // alpha of every head before training, log-spaced; what the rule's gate biases begin with.
 std::vector<double> InitialAlphas(const ModelSpec& spec);
 
-// Values, or gradients, for every parameter of a model. Copying shares the tensors.
+// Values, or gradients, for every parameter of a model. They lie one after the other in one buffer,
+// so that a collective or an optimizer can take them as a whole. Copying shares the buffer.
 class ParameterSet {
  public:
+  // Every tensor of the buffer begins at a multiple of this many elements; what is between is zero.
+  static constexpr int64_t kAlignment = 16;
+
   ParameterSet() = default;
+  // Zeros of these shapes.
+  ParameterSet(std::vector<ParameterInfo> infos, DType dtype, Device device);
+  // Copies the values, which have one dtype and device.
   ParameterSet(std::vector<ParameterInfo> infos, std::vector<Tensor> values);
   // First values: a pure function of (seed, name).
   static ParameterSet Initialize(const ModelSpec& spec, uint64_t seed, DType dtype,
                                  Device device = {});
   static ParameterSet Zeros(const ModelSpec& spec, DType dtype, Device device = {});
 
+  // All of them: [elements], padding included.
+  const Tensor& flat() const { return flat_; }
+  int64_t offset(size_t i) const { return offsets_[i]; }  // of the i-th in flat()
+
   size_t size() const { return values_.size(); }
   const std::vector<ParameterInfo>& infos() const { return infos_; }
   const ParameterInfo& info(size_t i) const { return infos_[i]; }
   const std::vector<Tensor>& values() const { return values_; }
   const Tensor& operator[](size_t i) const { return values_[i]; }
-  void Set(size_t i, Tensor value);  // shape must match
+  void Set(size_t i, const Tensor& value);  // copies; shape must match
   // Index of a name, or -1.
   int Find(std::string_view name) const;
   const Tensor& Get(std::string_view name) const;  // MNEMO_CHECKs that it exists
@@ -50,7 +61,9 @@ class ParameterSet {
 
  private:
   std::vector<ParameterInfo> infos_;
-  std::vector<Tensor> values_;
+  Tensor flat_;
+  std::vector<int64_t> offsets_;
+  std::vector<Tensor> values_;  // views of flat_
   std::map<std::string, int, std::less<>> index_;
 };
 

@@ -181,7 +181,7 @@ TEST_P(BlockExactness, GradientsMatchFiniteDifferences) {
     const auto loss_at = [&](double distance) {
       std::vector<double> moved = values;
       for (size_t k = 0; k < values.size(); ++k) moved[k] += distance * scale * stream.Normal(k);
-      ParameterSet parameters = model_.parameters;
+      ParameterSet parameters(model_.parameters.infos(), model_.parameters.values());
       parameters.Set(i, Tensor::FromHost(moved, parameters[i].shape(), DType::kF64));
       return RunStep(model_.spec, parameters, tokens, forward).loss / length;
     };

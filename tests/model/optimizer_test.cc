@@ -129,6 +129,30 @@ TEST_P(OptimizerDTypeTest, ClipsByOneNormOverAllGradients) {
 
 INSTANTIATE_TEST_SUITE_P(DTypes, OptimizerDTypeTest, testing::Values(DType::kF32, DType::kF64));
 
+// Ranks that hold a shard each do together what one optimizer does alone, bit for bit.
+TEST_P(OptimizerDTypeTest, ShardsTogetherAreTheWhole) {
+  for (int ranks : {2, 3, 7}) {
+    ParameterSet whole = MakeSet(GetParam(), 1), sharded = MakeSet(GetParam(), 1);
+    Optimizer one(TestOptions(), whole);
+    std::vector<Optimizer> many;
+    for (ParameterShard& shard : CutParameters(sharded, ranks)) {
+      many.emplace_back(TestOptions(), sharded, std::move(shard));
+    }
+    for (int step = 1; step <= 3; ++step) {
+      const ParameterSet gradients = MakeSet(GetParam(), 100 + step);
+      const GradientNorm norm = MeasureGradients(gradients);
+      double squared = 0;
+      ASSERT_TRUE(one.Step(step, 1.0, norm, gradients).ok());
+      for (Optimizer& optimizer : many) {
+        squared += MeasureGradients(gradients, optimizer.shard()).squared;
+        ASSERT_TRUE(optimizer.Step(step, 1.0, norm, gradients).ok());
+      }
+      EXPECT_NEAR(squared, norm.squared, 1e-12 * norm.squared);
+    }
+    EXPECT_EQ(whole.flat().ToDoubles(), sharded.flat().ToDoubles()) << ranks;
+  }
+}
+
 TEST(OptimizerTest, KeepsF32MastersOfBf16Parameters) {
   ParameterSet parameters = MakeSet(DType::kBF16, 1);
   PlainAdamW plain(parameters);

@@ -26,9 +26,13 @@ std::map<std::string, std::string> TableOfSizes() {
   return table;
 }
 
-std::string WithCommas(int64_t value) {
-  std::string text = std::to_string(value);
-  for (int64_t at = static_cast<int64_t>(text.size()) - 3; at > 0; at -= 3) text.insert(at, ",");
+std::string WithCommas(int64_t n) {
+  const std::string digits = fmt::format("{}", n);
+  std::string text;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) text += ',';
+    text += digits[i];
+  }
   return text;
 }
 
