@@ -10,6 +10,7 @@
 
 #include "src/cli/command.h"
 #include "src/core/status.h"
+#include "src/data/utf8.h"
 #include "src/data/utf8_stream.h"
 #include "src/model/execution.h"
 #include "src/model/generator.h"
@@ -42,9 +43,14 @@ absl::StatusOr<std::string> ReadPrompt(const GenerateOptions& options) {
 absl::StatusOr<std::vector<int32_t>> PromptTokens(const GenerateOptions& options,
                                                   const Tokenizer& tokenizer) {
   MNEMO_ASSIGN_OR_RETURN(const std::string text, ReadPrompt(options));
+  if (const size_t invalid = FirstInvalidUtf8(text);
+      tokenizer.needs_utf8() && invalid < text.size()) {
+    return InvalidArgument(
+        "{}: not UTF-8 at byte {}, and the model's tokenizer needs that: convert the text",
+        options.prompt_file.empty() ? "--prompt" : options.prompt_file, invalid);
+  }
   std::vector<int32_t> tokens;
-  const absl::Status status = tokenizer.Encode(text, tokens);
-  if (!status.ok()) return InvalidArgument("the prompt: {}", std::string(status.message()));
+  MNEMO_RETURN_IF_ERROR(tokenizer.Encode(text, tokens));
   if (tokens.empty()) tokens.push_back(tokenizer.separator());
   return tokens;
 }

@@ -6,6 +6,7 @@
 
 #include "src/cli/command.h"
 #include "src/core/config_text.h"
+#include "src/data/sentencepiece/load_plugin.h"
 #include "src/data/utf8.h"
 #include "src/model/config_check.h"
 #include "src/model/saved_model.h"
@@ -45,21 +46,23 @@ class ModelCommandsTest : public testing::Test {
             const std::string& data = "") {
     v1::RunConfig config;
     ASSERT_OK(ParseConfigText(
-        fmt::format("model {{ block: {} layers: 1 width: 16 heads: 2 vocabulary: 264 {} }}"
+        fmt::format("model {{ block: {} layers: 1 width: 16 heads: 2 vocabulary: {} {} }}"
                     "train {{ steps: 1 sequence_length: 32 {}"
                     "         optimizer {{ learning_rate: 1e-3 }} }} execution {{ threads: 1 }}"
                     "data {{ {} }}",
-                    block, more, block == "TRANSFORMER" ? "" : "slice: 16", data),
+                    block, tokenizer_->vocabulary(), more,
+                    block == "TRANSFORMER" ? "" : "slice: 16", data),
         "test", &config));
     const auto effective = EffectiveConfig(config, "test");
     ASSERT_OK(effective.status());
     const auto parameters = ParameterSet::Initialize(MakeSpec(effective->model()), 1, DType::kF32);
-    ASSERT_OK(SaveModel(FileSystem::Posix(), directory_ / name, *effective, parameters,
-                        *MakeBytesTokenizer()));
+    ASSERT_OK(
+        SaveModel(FileSystem::Posix(), directory_ / name, *effective, parameters, *tokenizer_));
   }
   std::string path(const std::string& name) const { return directory_ / name; }
 
   TestDirectory directory_;
+  std::unique_ptr<Tokenizer> tokenizer_ = MakeBytesTokenizer();  // of the models saved
   Documents held_out_;
 };
 
@@ -144,6 +147,23 @@ TEST_F(ModelCommandsTest, EvalRefusesASliceThatCutsAChunk) {
   }
 }
 
+TEST_F(ModelCommandsTest, EvalNamesADamagedShardAndLeavesNothing) {
+  held_out_.push_back({'m', 'a', 'r', 'k'});
+  WriteShard(path("bad.h5"), held_out_, TestTokenizer());
+  std::string bytes = ReadText(path("bad.h5"));
+  const size_t at = bytes.find(std::string("m\0a\0r\0k", 7));
+  ASSERT_NE(at, std::string::npos);
+  bytes[at] ^= 1;
+  WriteText(path("bad.h5"), bytes);
+  const std::string before = Snapshot(directory_.path());
+  const Result result = RunMnemo({"eval", "--model", path("model"), "--shards", path("bad.h5"),
+                                  "--per-token-loss", path("loss.h5")});
+  EXPECT_EQ(result.code, kExitError);
+  EXPECT_THAT(result.err, HasSubstr(path("bad.h5") + ": block 0 of tokens"));
+  EXPECT_THAT(result.err, HasSubstr("the file is damaged; restore"));
+  EXPECT_EQ(Snapshot(directory_.path()), before);
+}
+
 TEST_F(ModelCommandsTest, EvalSaysThatTextWasTrainedOn) {
   Save("LMM", "", "trained", "shards: '" + path("shards") + "'");
   const auto eval = [&](const std::string& shards) {
@@ -195,6 +215,32 @@ TEST_F(ModelCommandsTest, GenerateSaysThatFullAttentionGrows) {
   EXPECT_EQ(
       RunMnemo({"generate", "--model", path("full"), "--prompt", "a", "--prompt-file", "b"}).code,
       kExitUsage);
+}
+
+TEST_F(ModelCommandsTest, GenerateSaysWhereAPromptIsNotUtf8) {
+  WriteText(path("prompt.txt"), "caf\xE9");
+  const auto generate = [&](const std::string& flag, const std::string& prompt) {
+    return RunMnemo({"generate", "--model", path("model"), flag, prompt, "--tokens", "1"});
+  };
+  EXPECT_EQ(generate("--prompt-file", path("prompt.txt")).code, kExitOk);  // bytes take anything
+  if (!internal::SentencePieceApi().ok()) GTEST_SKIP() << internal::SentencePieceApi().status();
+  SentencePieceOptions options;
+  options.vocabulary = 300;
+  options.type = "bpe";
+  int lines = 0;
+  std::string line;
+  auto trained = TrainSentencePiece(options, [&]() -> std::optional<std::string_view> {
+    if (++lines > 1000) return std::nullopt;
+    return line = fmt::format("line {} of the text that this model is trained on", lines);
+  });
+  ASSERT_OK(trained);
+  tokenizer_ = *MakeTokenizer(kSentencePieceTokenizer, *trained);
+  Save("LMM", "", "model");
+  EXPECT_THAT(generate("--prompt-file", path("prompt.txt")).err,
+              HasSubstr("prompt.txt: not UTF-8 at byte 3, and the model's tokenizer needs that: "
+                        "convert the text"));
+  EXPECT_THAT(generate("--prompt", "\xFF").err, HasSubstr("--prompt: not UTF-8 at byte 0"));
+  EXPECT_EQ(generate("--prompt", "caf\xC3\xA9").code, kExitOk);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "tests/data/data_test_util.h"
 
 #include <algorithm>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -34,6 +35,18 @@ class CountingFile : public WritableFile {
 };
 
 }  // namespace
+
+FileSizeLimit::FileSizeLimit(uint64_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+  MNEMO_CHECK(::getrlimit(RLIMIT_FSIZE, &before_) == 0);
+  struct rlimit limit = before_;
+  limit.rlim_cur = bytes;
+  MNEMO_CHECK(::setrlimit(RLIMIT_FSIZE, &limit) == 0);
+}
+
+FileSizeLimit::~FileSizeLimit() {
+  ::setrlimit(RLIMIT_FSIZE, &before_);
+  std::signal(SIGXFSZ, handler_);
+}
 
 TestDirectory::TestDirectory() {
   std::string pattern = testing::TempDir() + "/mnemo_data_XXXXXX";

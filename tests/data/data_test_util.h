@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <cstdint>
 #include <memory>
@@ -66,6 +67,18 @@ ShardTokenizer TestTokenizer(int64_t vocabulary = 264);
 void WriteShard(const std::string& path, const Documents& documents,
                 const ShardTokenizer& tokenizer);
 std::shared_ptr<const TokenSet> OpenSet(const std::vector<std::string>& paths);
+
+// While it lives, no file of this process grows beyond `bytes`: what is written farther on fails
+// like on a full disk, with "File too large". For the writes of HDF5, which pass FileSystem by.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(uint64_t bytes);
+  ~FileSizeLimit();
+
+ private:
+  struct rlimit before_;
+  void (*handler_)(int);
+};
 
 // A file system that fails on demand and otherwise passes everything on.
 class FailingFileSystem : public FileSystem {

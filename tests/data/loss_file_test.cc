@@ -56,5 +56,24 @@ TEST(LossFileTest, WhatIsNotFinishedLeavesNothing) {
               HasSubstr(nowhere));
 }
 
+TEST(LossFileTest, AFullDiskIsNamedAndTheOldFileStays) {
+  const TestDirectory directory;
+  const std::string path = directory / "loss.h5";
+  WriteText(path, "before");
+  constexpr size_t kTokens = size_t{1} << 20;
+  absl::Status status;
+  {
+    const auto writer = LossFileWriter::Create(FileSystem::Posix(), path, {0, kTokens});
+    ASSERT_OK(writer.status());
+    const FileSizeLimit limit(kTokens);
+    status = (*writer)->Append(std::vector<float>(kTokens), std::vector<int32_t>(kTokens));
+    if (status.ok()) status = (*writer)->Finish();
+  }
+  EXPECT_THAT(Failure(status), HasSubstr(path));
+  EXPECT_THAT(Failure(status), HasSubstr("File too large"));
+  EXPECT_EQ(ReadText(path), "before");
+  EXPECT_THAT(FileSystem::Posix().List(directory.path()).value(), testing::ElementsAre("loss.h5"));
+}
+
 }  // namespace
 }  // namespace mnemo
