@@ -1,0 +1,167 @@
+#include "src/ckpt/checkpoint_directory.h"
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <utility>
+
+#include "src/ckpt/manifest.h"
+#include "src/core/status.h"
+
+namespace mnemo {
+namespace {
+
+constexpr std::string_view kPrefix = "step-", kTemporary = ".tmp";
+constexpr size_t kStepDigits = 12;
+
+// Digits alone, no sign, no spaces.
+std::optional<int64_t> ParseDigits(std::string_view text) {
+  int64_t value = 0;
+  const bool digits = !text.empty() && text.find_first_not_of("0123456789") == text.npos;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (!digits || error != std::errc()) return std::nullopt;
+  return value;
+}
+
+bool IsPart(std::string_view name) {
+  return name == kManifestName || name == std::string(kManifestName) + std::string(kTemporary) ||
+         (name.starts_with("rank-") && name.ends_with(".h5"));
+}
+
+// By the directory's names: a manifest that cannot be looked at for a moment is not a missing one.
+absl::StatusOr<bool> HasManifest(FileSystem& fs, const std::string& directory) {
+  std::vector<std::string> names;
+  MNEMO_ASSIGN_OR_RETURN(names, fs.List(directory));
+  return std::find(names.begin(), names.end(), kManifestName) != names.end();
+}
+
+CheckpointEntry Inspect(FileSystem& fs, const std::string& path, const CheckpointName& name) {
+  CheckpointEntry entry;
+  entry.path = path;
+  entry.name = name;
+  if (name.temporary) {
+    entry.state = CheckpointState::kLeftover;
+    entry.problem = NotFound("{}: was never finished", path);
+    return entry;
+  }
+  auto manifest = ReadManifest(fs, path);
+  entry.problem = manifest.status();
+  if (manifest.ok()) entry.problem = CheckFileLengths(fs, path, *manifest);
+  if (entry.problem.ok()) {
+    entry.manifest = *std::move(manifest);
+  } else {
+    entry.state =
+        absl::IsNotFound(entry.problem) ? CheckpointState::kLeftover : CheckpointState::kDamaged;
+  }
+  return entry;
+}
+
+}  // namespace
+
+std::string ToString(const CheckpointName& name) {
+  std::string text = fmt::format("{}{:0{}}", kPrefix, name.step, kStepDigits);
+  if (name.generation > 1) text += fmt::format(".{}", name.generation);
+  if (name.temporary) text += kTemporary;
+  return text;
+}
+
+std::optional<CheckpointName> ParseCheckpointName(std::string_view text) {
+  const std::string_view given = text;
+  CheckpointName name;
+  if (!text.starts_with(kPrefix)) return std::nullopt;
+  text.remove_prefix(kPrefix.size());
+  name.temporary = text.ends_with(kTemporary);
+  if (name.temporary) text.remove_suffix(kTemporary.size());
+  const size_t dot = std::min(text.find('.'), text.size());
+  const auto step = ParseDigits(text.substr(0, dot));
+  if (!step) return std::nullopt;
+  name.step = *step;
+  if (dot < text.size()) {
+    const auto generation = ParseDigits(text.substr(dot + 1));
+    if (!generation || *generation > 1'000'000) return std::nullopt;
+    name.generation = static_cast<int>(*generation);
+  }
+  // One name for one checkpoint: nothing that would be written in another way.
+  if (ToString(name) != given) return std::nullopt;
+  return name;
+}
+
+absl::StatusOr<std::vector<CheckpointEntry>> ListCheckpoints(FileSystem& fs,
+                                                             const std::string& checkpoints) {
+  std::vector<CheckpointEntry> entries;
+  if (!fs.Exists(checkpoints)) return entries;
+  std::vector<std::string> names;
+  MNEMO_ASSIGN_OR_RETURN(names, fs.List(checkpoints));
+  for (const std::string& text : names) {
+    const auto name = ParseCheckpointName(text);
+    if (name) entries.push_back(Inspect(fs, checkpoints + "/" + text, *name));
+  }
+  std::sort(entries.begin(), entries.end(),
+            [](const CheckpointEntry& a, const CheckpointEntry& b) { return a.name < b.name; });
+  return entries;
+}
+
+const CheckpointEntry* FindNewest(const std::vector<CheckpointEntry>& entries) {
+  for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
+    if (entry->state == CheckpointState::kWhole) return &*entry;
+  }
+  return nullptr;
+}
+
+absl::StatusOr<std::vector<std::string>> PruneCheckpoints(FileSystem& fs,
+                                                          const std::string& checkpoints,
+                                                          int keep) {
+  if (keep < 1) return InvalidArgument("at least one checkpoint must be kept, not {}", keep);
+  std::vector<CheckpointEntry> entries;
+  MNEMO_ASSIGN_OR_RETURN(entries, ListCheckpoints(fs, checkpoints));
+  std::vector<std::string> removed;
+  int kept = 0;
+  for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
+    if (entry->state == CheckpointState::kDamaged || entry->name.temporary) continue;
+    if (entry->state == CheckpointState::kWhole && kept++ < keep) continue;
+    MNEMO_RETURN_IF_ERROR(RemoveCheckpoint(fs, entry->path));
+    removed.push_back(entry->path);
+  }
+  return removed;
+}
+
+absl::Status RemoveLeftovers(FileSystem& fs, const std::string& checkpoints) {
+  std::vector<std::string> names;
+  MNEMO_ASSIGN_OR_RETURN(names, fs.List(checkpoints));
+  for (const std::string& text : names) {
+    const auto name = ParseCheckpointName(text);
+    if (!name) continue;
+    const std::string path = checkpoints + "/" + text;
+    bool has_manifest = false;
+    MNEMO_ASSIGN_OR_RETURN(has_manifest, HasManifest(fs, path));
+    if (name->temporary || !has_manifest) MNEMO_RETURN_IF_ERROR(RemoveCheckpoint(fs, path));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RemoveCheckpoint(FileSystem& fs, const std::string& directory) {
+  const std::string manifest = directory + "/" + std::string(kManifestName);
+  if (fs.Exists(manifest)) {
+    MNEMO_RETURN_IF_ERROR(fs.Remove(manifest));
+    MNEMO_RETURN_IF_ERROR(fs.SyncDirectory(directory));
+  }
+  std::vector<std::string> names;
+  MNEMO_ASSIGN_OR_RETURN(names, fs.List(directory));
+  bool strangers = false;
+  for (const std::string& name : names) {
+    if (IsPart(name)) {
+      MNEMO_RETURN_IF_ERROR(fs.Remove(directory + "/" + name));
+    } else {
+      strangers = true;
+    }
+  }
+  return strangers ? absl::OkStatus() : fs.RemoveDirectory(directory);
+}
+
+int64_t CheckpointBytes(const v1::CheckpointManifest& manifest) {
+  int64_t bytes = 0;
+  for (const v1::CheckpointFile& file : manifest.files()) bytes += file.bytes();
+  return bytes;
+}
+
+}  // namespace mnemo

@@ -1,0 +1,66 @@
+// A directory of checkpoints: which there are, which is the newest, which go.
+//
+// A checkpoint is a directory step-NNNNNNNNNNNN (step, 12 digits), or with a suffix .2, .3, ..
+// where a step was saved again. What is there is found by reading manifests; no pointer file says
+// which is the newest.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "mnemo/v1/checkpoint.pb.h"
+#include "src/core/file_system.h"
+
+namespace mnemo {
+
+struct CheckpointName {
+  int64_t step = 0;
+  int generation = 1;
+  bool temporary = false;  // ends in ".tmp": being written, or left by a save that did not end
+  auto operator<=>(const CheckpointName&) const = default;
+};
+std::string ToString(const CheckpointName& name);
+std::optional<CheckpointName> ParseCheckpointName(std::string_view name);
+
+enum class CheckpointState {
+  kWhole,     // as far as the manifest and the files' lengths tell
+  kDamaged,   // there is a manifest, but something is wrong, or of another format version
+  kLeftover,  // temporary, or without a manifest: of a save or a removal that was interrupted
+};
+
+struct CheckpointEntry {
+  std::string path;
+  CheckpointName name;
+  CheckpointState state = CheckpointState::kWhole;
+  absl::Status problem;             // OK if whole
+  v1::CheckpointManifest manifest;  // if whole
+};
+
+// All of them, the newest last. None if the directory does not exist.
+absl::StatusOr<std::vector<CheckpointEntry>> ListCheckpoints(FileSystem& fs,
+                                                             const std::string& checkpoints);
+
+// The newest that is whole, or null. The damaged ones after it are worth a warning.
+const CheckpointEntry* FindNewest(const std::vector<CheckpointEntry>& entries);
+
+// Removes all whole checkpoints but the newest `keep` (at least 1), and leftovers that are not
+// temporary; damaged ones stay. The manifest goes first, so that one that is half removed is not
+// taken for whole. Returns the paths of what was removed.
+absl::StatusOr<std::vector<std::string>> PruneCheckpoints(FileSystem& fs,
+                                                          const std::string& checkpoints, int keep);
+
+// Removes every leftover. Not while a checkpoint is being written there.
+absl::Status RemoveLeftovers(FileSystem& fs, const std::string& checkpoints);
+
+// Removes one checkpoint, its manifest first. Files that are not part of one stay, and so does the
+// directory then.
+absl::Status RemoveCheckpoint(FileSystem& fs, const std::string& directory);
+
+// Sum of the files' lengths.
+int64_t CheckpointBytes(const v1::CheckpointManifest& manifest);
+
+}  // namespace mnemo

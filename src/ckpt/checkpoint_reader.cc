@@ -1,0 +1,75 @@
+#include "src/ckpt/checkpoint_reader.h"
+
+#include <utility>
+
+#include "src/ckpt/manifest.h"
+#include "src/core/digest.h"
+#include "src/core/status.h"
+
+namespace mnemo {
+
+absl::StatusOr<CheckpointReader> CheckpointReader::Open(FileSystem& fs,
+                                                        const std::string& directory) {
+  v1::CheckpointManifest manifest;
+  MNEMO_ASSIGN_OR_RETURN(manifest, ReadManifest(fs, directory));
+  MNEMO_RETURN_IF_ERROR(CheckFileLengths(fs, directory, manifest));
+  CheckpointReader reader(fs, directory);
+  reader.manifest_ = std::make_shared<const v1::CheckpointManifest>(std::move(manifest));
+  for (const v1::CheckpointTensor& tensor : reader.manifest_->tensors()) {
+    reader.tensors_.emplace(tensor.name(), &tensor);
+  }
+  return reader;
+}
+
+const v1::CheckpointTensor* CheckpointReader::Find(std::string_view name) const {
+  const auto found = tensors_.find(name);
+  return found == tensors_.end() ? nullptr : found->second;
+}
+
+absl::StatusOr<Tensor> CheckpointReader::ReadBox(std::string_view name, const Box& box) const {
+  const v1::CheckpointTensor* tensor = Find(name);
+  if (tensor == nullptr) return NotFound("{}: there is no tensor \"{}\"", directory_, name);
+  if (!LiesIn(box, ShapeOf(*tensor))) {
+    return InvalidArgument("{}: what is asked of tensor {} does not lie in its shape {}",
+                           directory_, name, ShapeOf(*tensor));
+  }
+  Tensor out = Tensor::Empty(box.shape, DTypeOf(*tensor));
+  for (const v1::CheckpointPiece& piece : tensor->pieces()) {
+    if (Intersect(BoxOf(piece), box)) {
+      MNEMO_RETURN_IF_ERROR(ReadPiece(*tensor, piece, box, out));
+    }
+  }
+  return out;
+}
+
+absl::StatusOr<Tensor> CheckpointReader::Read(std::string_view name) const {
+  const v1::CheckpointTensor* tensor = Find(name);
+  if (tensor == nullptr) return NotFound("{}: there is no tensor \"{}\"", directory_, name);
+  return ReadBox(name, WholeBox(ShapeOf(*tensor)));
+}
+
+absl::Status CheckpointReader::ReadPiece(const v1::CheckpointTensor& tensor,
+                                         const v1::CheckpointPiece& piece, const Box& box,
+                                         Tensor& out) const {
+  const Box from = BoxOf(piece);
+  const std::string path = directory_ + "/" + manifest_->files(piece.file()).path();
+  const int64_t element = SizeOf(out.dtype());
+  char* const target = static_cast<char*>(out.raw());
+  // Where the piece is one run of the result it is read to its place; the digest is checked there,
+  // and on a mismatch the caller gets nothing of it.
+  const bool in_place = Intersect(from, box) == from && IsContiguousIn(from, box);
+  std::string copy(in_place ? 0 : piece.byte_length(), '\0');
+  char* const bytes = in_place ? target + OffsetIn(box, from.begin) * element : copy.data();
+  const auto length = static_cast<size_t>(piece.byte_length());
+  MNEMO_RETURN_IF_ERROR(fs_->ReadRange(path, piece.byte_offset(), {bytes, length}));
+  if (!Matches(piece.xxh3_128(), DigestOf({bytes, length}))) {
+    return DataLoss(
+        "{}: piece {} of tensor {} is damaged: the {} bytes from byte {} do not match "
+        "their digest",
+        path, ToString(from), tensor.name(), length, piece.byte_offset());
+  }
+  if (!in_place) CopyShared(from, copy.data(), box, target, element);
+  return absl::OkStatus();
+}
+
+}  // namespace mnemo

@@ -1,0 +1,61 @@
+// Reading checkpoints, whatever mesh wrote them: any box of any tensor.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "mnemo/v1/checkpoint.pb.h"
+#include "src/ckpt/box.h"
+#include "src/core/file_system.h"
+#include "src/core/tensor.h"
+
+namespace mnemo {
+
+// Immutable and thread-safe; copies share the manifest. `fs` outlives it.
+class CheckpointReader {
+ public:
+  // Reads the manifest in `directory` and checks it, and that every file is there and has its
+  // length. NotFound without a manifest; otherwise DataLoss, or FailedPrecondition for another
+  // format version, naming the file.
+  static absl::StatusOr<CheckpointReader> Open(FileSystem& fs, const std::string& directory);
+
+  const std::string& directory() const { return directory_; }
+  const v1::CheckpointManifest& manifest() const { return *manifest_; }
+  // Null if there is no such tensor.
+  const v1::CheckpointTensor* Find(std::string_view name) const;
+
+  // Part of a tensor, in host memory, of the dtype it was saved with. Reads the pieces that share
+  // elements with `box`, each whole, by their offsets, and checks the digest of each before its
+  // bytes are used. NotFound without such a tensor, InvalidArgument if the box does not lie in it,
+  // DataLoss naming the file if a piece is damaged.
+  absl::StatusOr<Tensor> ReadBox(std::string_view name, const Box& box) const;
+  absl::StatusOr<Tensor> Read(std::string_view name) const;  // all of it
+
+ private:
+  CheckpointReader(FileSystem& fs, std::string directory) : fs_(&fs), directory_(directory) {}
+  absl::Status ReadPiece(const v1::CheckpointTensor& tensor, const v1::CheckpointPiece& piece,
+                         const Box& box, Tensor& out) const;
+
+  FileSystem* fs_;
+  std::string directory_;
+  std::shared_ptr<const v1::CheckpointManifest> manifest_;
+  std::map<std::string_view, const v1::CheckpointTensor*> tensors_;  // views into *manifest_
+};
+
+struct CheckpointVerification {
+  int64_t files = 0, bytes = 0, pieces = 0;  // read
+  std::vector<std::string> problems;         // each names its file; empty if all is well
+  std::vector<std::string> strangers;        // names in the directory that the manifest lacks
+};
+
+// Reads every byte, once, and checks every digest: of the manifest, the files and the pieces. An
+// error only where the manifest cannot be believed; everything else is in the result.
+absl::StatusOr<CheckpointVerification> VerifyCheckpoint(FileSystem& fs,
+                                                        const std::string& directory);
+
+}  // namespace mnemo
