@@ -34,7 +34,7 @@ absl::Status BenchRecall(const RecallFlags& flags) {
   MNEMO_ASSIGN_OR_RETURN(const v1::RunConfig config, EffectiveConfig(written, flags.config.path));
   fmt::print("{} pairs, asked at least {} tokens later; chance {:.3f}\n", shape.pairs,
              shape.distance(), 1.0 / shape.values);
-  MNEMO_ASSIGN_OR_RETURN(const std::vector<RecallReport> reports,
+  MNEMO_ASSIGN_OR_RETURN(const RecallResult trained,
                          TrainRecall(config, flags.options, [](const RecallReport& report) {
                            fmt::print("step {:6}  loss {:.4f}  accuracy {:.3f}  {:.1f} s\n",
                                       report.step, report.loss, report.accuracy, report.seconds);
@@ -48,7 +48,7 @@ absl::Status BenchRecall(const RecallFlags& flags) {
                            {"distance", shape.distance()},
                            {"values", shape.values},
                            {"batch", flags.options.batch}};
-  for (const RecallReport& report : reports) result["reports"].push_back(ToJson(report));
+  for (const RecallReport& report : trained.reports) result["reports"].push_back(ToJson(report));
   return WriteBenchJson(flags.json, std::move(result));
 }
 

@@ -83,9 +83,8 @@ double Accuracy(const Trainer& trainer, const RecallOptions& options) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<RecallReport>> TrainRecall(
-    const v1::RunConfig& run, const RecallOptions& unchecked,
-    const std::function<void(const RecallReport&)>& progress) {
+absl::StatusOr<RecallResult> TrainRecall(const v1::RunConfig& run, const RecallOptions& unchecked,
+                                         const std::function<void(const RecallReport&)>& progress) {
   RecallOptions options = unchecked;
   MNEMO_ASSIGN_OR_RETURN(options.shape, CheckRecallShape(options.shape));
   const v1::RunConfig config = ConfigOf(run, options);
@@ -106,7 +105,7 @@ absl::StatusOr<std::vector<RecallReport>> TrainRecall(
     if (progress) progress(reports.back());
     if (accuracy >= options.stop_at) break;
   }
-  return reports;
+  return RecallResult{std::move(reports), trainer->spec(), trainer->parameters()};
 }
 
 }  // namespace mnemo

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "mnemo/v1/config.pb.h"
+#include "src/model/parameters.h"
 #include "src/model/recall_task.h"
 
 namespace mnemo {
@@ -24,11 +25,16 @@ struct RecallReport {
   double loss = 0, accuracy = 0, seconds = 0;
 };
 
+struct RecallResult {
+  std::vector<RecallReport> reports;  // the last one at the end
+  ModelSpec spec;
+  ParameterSet parameters;  // as trained
+};
+
 // Trains a model of `config` (effective and checked; its vocabulary, sequence length and batch are
-// the task's) and returns the reports, the last one at the end. `progress` may be empty. Errors are
+// the task's). `progress` may be empty. Errors are
 // those of CheckRecallShape and of Trainer. Sets the calling thread's number of threads.
-absl::StatusOr<std::vector<RecallReport>> TrainRecall(
-    const v1::RunConfig& config, const RecallOptions& options,
-    const std::function<void(const RecallReport&)>& progress);
+absl::StatusOr<RecallResult> TrainRecall(const v1::RunConfig& config, const RecallOptions& options,
+                                         const std::function<void(const RecallReport&)>& progress);
 
 }  // namespace mnemo

@@ -12,15 +12,15 @@
 #include "src/job/training_run.h"
 #include "src/model/config_check.h"
 #include "src/model/evaluator.h"
-#include "src/model/memory_trace.h"
 #include "src/model/saved_model.h"
 #include "tests/data/data_test_util.h"
+#include "tests/job/stable_memories.h"
 
 namespace mnemo {
 namespace {
 
-constexpr int64_t kSteps = 120, kLength = 256, kSequences = 8;
-constexpr int64_t kHeldOutTokens = 32768, kStabilityTokens = 8192;
+constexpr int64_t kSteps = 150, kLength = 256, kSequences = 8;
+constexpr int64_t kHeldOutTokens = 32768;
 constexpr double kMargin = 0.2;  // nats below the bigram
 
 v1::RunConfig Config(const std::string& block, const std::string& shards) {
@@ -132,27 +132,10 @@ class LearnText : public ::testing::Test {
     std::printf("%s: held-out loss %.3f, bigram %.3f, %.0f s\n", block.c_str(), result->loss(),
                 bigram, run->seconds);
     EXPECT_LT(result->loss(), bigram - kMargin);
-    ExpectStable(run->model_directory);
-  }
-
-  // Both growths of every head, over held-out text as the trained model reads it.
-  static void ExpectStable(const std::string& model_directory) {
-    const std::string in_f64[] = {"execution.precision=F64"};
-    const auto model = LoadModel(FileSystem::Posix(), model_directory, in_f64);
-    ASSERT_TRUE(model.ok()) << model.status();
-    std::vector<int32_t> tokens(kStabilityTokens);
-    const absl::Status read = Stream(ShardRole::kEvaluation)->set().ReadTokens(0, tokens);
+    std::vector<int32_t> text(MNEMO_STABILITY_TOKENS);
+    const absl::Status read = Stream(ShardRole::kEvaluation)->set().ReadTokens(0, text);
     ASSERT_TRUE(read.ok()) << read;
-    const absl::Status traced = TraceMemories(
-        model->spec, model->parameters, tokens, [](int layer, const MemoryRun& memory) {
-          for (const HeadGrowth& head : MeasureGrowth(memory, 1)) {
-            std::printf("  layer %d: adjoint growth %.3g, perturbation growth %.3g\n", layer,
-                        head.adjoint, head.perturbation);
-            EXPECT_TRUE(head.Passes());
-          }
-          return absl::OkStatus();
-        });
-    ASSERT_TRUE(traced.ok()) << traced;
+    ExpectStableMemories(model->spec, model->parameters, text);
   }
 
   static TestDirectory* directory_;

@@ -24,7 +24,7 @@ RecallOptions TinyRecall() {
 std::vector<RecallReport> Recall(const v1::RunConfig& config, const RecallOptions& options) {
   const auto reports = TrainRecall(config, options, nullptr);
   EXPECT_TRUE(reports.ok()) << reports.status();
-  return reports.ok() ? *reports : std::vector<RecallReport>();
+  return reports.ok() ? reports->reports : std::vector<RecallReport>();
 }
 
 TEST(RecallTraining, ReportsNowAndThenAndAtTheEnd) {
@@ -38,10 +38,10 @@ TEST(RecallTraining, ReportsNowAndThenAndAtTheEnd) {
     });
     ASSERT_TRUE(reports.ok()) << reports.status();
     EXPECT_THAT(steps, ElementsAre(4, 6));
-    ASSERT_EQ(reports->size(), 2u);
+    ASSERT_EQ(reports->reports.size(), 2u);
     const std::vector<RecallReport> again = Recall(config, TinyRecall());
-    EXPECT_EQ(again[1].loss, (*reports)[1].loss);
-    EXPECT_EQ(again[1].accuracy, (*reports)[1].accuracy);
+    EXPECT_EQ(again[1].loss, reports->reports[1].loss);
+    EXPECT_EQ(again[1].accuracy, reports->reports[1].accuracy);
   }
 }
 
