@@ -13,6 +13,7 @@ packages=(
   libabsl-dev libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev
   protobuf-compiler libprotobuf-dev
   libhdf5-dev libopenblas-dev libsentencepiece-dev libxxhash-dev
+  libopenmpi-dev openmpi-bin
   libgtest-dev libgmock-dev
 )
 

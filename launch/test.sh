@@ -4,7 +4,8 @@
 #   launch/test.sh [--no-install] [-L LABEL]...      all tests but `long`, or those of the labels
 #   launch/test.sh [--no-install] --all              what CI runs
 #
-#   -L LABEL       quick, full, long, or a topic: exactness, stability, learn, bad-input, threads
+#   -L LABEL       quick, full, long, or a topic: exactness, schedule, stability, learn, bad-input,
+#                  threads
 #   --all          all tests but `long`; `quick` under the address and undefined-behaviour
 #                  sanitizers; `threads` under the thread sanitizer; the CUDA kernels compiled
 #                  where nvcc is found
@@ -36,12 +37,12 @@ runner=(env)
 if setarch "$(uname -m)" -R true 2>/dev/null; then runner=(setarch "$(uname -m)" -R); fi
 
 # The targets behind the tests of a label, so that a sanitizer build makes nothing else. A test is
-# named after its program.
+# named after its program, and one under mpirun also after its ranks: PROGRAM.4.
 targets_of() {
   local dir="$1" label="$2" all
   all="$(ninja -C "$dir" -t targets all | sed -n 's/:.*//p')"
-  ctest --test-dir "$dir" -N -L "^$label\$" | sed -n 's/^ *Test *#[0-9]*: //p' |
-    grep -Fx -f - <(printf '%s\n' "$all") || true
+  ctest --test-dir "$dir" -N -L "^$label\$" |
+    sed -n 's/\.[0-9]*$//; s/^ *Test *#[0-9]*: //p' | grep -Fx -f - <(printf '%s\n' "$all") || true
 }
 
 test_release() {
