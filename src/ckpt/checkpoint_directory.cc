@@ -108,6 +108,28 @@ const CheckpointEntry* FindNewest(const std::vector<CheckpointEntry>& entries) {
   return nullptr;
 }
 
+absl::StatusOr<std::string> FindCheckpoints(FileSystem& fs, const std::string& path) {
+  if (!fs.Exists(path)) return NotFound("{} does not exist", path);
+  const std::string checkpoints = path + "/" + std::string(kCheckpointsName);
+  return fs.Exists(checkpoints) ? checkpoints : path;
+}
+
+absl::StatusOr<std::string> FindCheckpoint(FileSystem& fs, const std::string& path) {
+  std::string checkpoints;
+  MNEMO_ASSIGN_OR_RETURN(checkpoints, FindCheckpoints(fs, path));
+  const std::filesystem::path given(path);
+  const std::string last = given.has_filename() ? given.filename() : given.parent_path().filename();
+  if (ParseCheckpointName(last) || fs.Exists(path + "/" + std::string(kManifestName))) return path;
+  std::vector<CheckpointEntry> entries;
+  MNEMO_ASSIGN_OR_RETURN(entries, ListCheckpoints(fs, checkpoints));
+  if (const CheckpointEntry* newest = FindNewest(entries)) return newest->path;
+  std::string message = fmt::format("{} holds no whole checkpoint", checkpoints);
+  for (const CheckpointEntry& entry : entries) {
+    message += fmt::format("; {}", std::string(entry.problem.message()));
+  }
+  return absl::NotFoundError(message);
+}
+
 absl::StatusOr<std::vector<std::string>> PruneCheckpoints(FileSystem& fs,
                                                           const std::string& checkpoints,
                                                           int keep) {

@@ -17,6 +17,8 @@
 
 namespace mnemo {
 
+inline constexpr std::string_view kCheckpointsName = "checkpoints";  // in a run's directory
+
 struct CheckpointName {
   int64_t step = 0;
   int generation = 1;
@@ -46,6 +48,13 @@ absl::StatusOr<std::vector<CheckpointEntry>> ListCheckpoints(FileSystem& fs,
 
 // The newest that is whole, or null. The damaged ones after it are worth a warning.
 const CheckpointEntry* FindNewest(const std::vector<CheckpointEntry>& entries);
+
+// From what a user names. A run's checkpoints are in RUN/checkpoints; anything else is taken for a
+// directory of checkpoints itself. NotFound if `path` does not exist.
+absl::StatusOr<std::string> FindCheckpoints(FileSystem& fs, const std::string& path);
+// One checkpoint: `path` itself if it is one, whole or not, else the newest whole one of a run or
+// of a directory of checkpoints. NotFound if there is none; the message says what is damaged.
+absl::StatusOr<std::string> FindCheckpoint(FileSystem& fs, const std::string& path);
 
 // Removes all whole checkpoints but the newest `keep` (at least 1), and leftovers that are not
 // temporary; damaged ones stay. The manifest goes first, so that one that is half removed is not

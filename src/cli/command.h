@@ -40,6 +40,7 @@ void AddPlanCommand(CLI::App& app, Action& chosen);
 void AddDataCommand(CLI::App& app, Action& chosen);  // data prepare, data inspect
 void AddEvalCommand(CLI::App& app, Action& chosen);
 void AddExportCommand(CLI::App& app, Action& chosen);
+void AddCkptCommand(CLI::App& app, Action& chosen);  // ckpt ls, show, verify
 void AddGenerateCommand(CLI::App& app, Action& chosen);
 void AddBenchCommand(CLI::App& app, Action& chosen);
 

@@ -3,9 +3,9 @@
 namespace mnemo {
 
 std::span<const AddCommand> AllCommands() {
-  static constexpr AddCommand kCommands[] = {AddTrainCommand, AddPlanCommand,   AddDataCommand,
-                                             AddEvalCommand,  AddExportCommand, AddGenerateCommand,
-                                             AddBenchCommand};
+  static constexpr AddCommand kCommands[] = {AddTrainCommand,    AddPlanCommand,   AddDataCommand,
+                                             AddEvalCommand,     AddExportCommand, AddCkptCommand,
+                                             AddGenerateCommand, AddBenchCommand};
   return kCommands;
 }
 

@@ -111,7 +111,8 @@ TEST(CheckpointHdf5Test, TheLibraryReadsEveryPiece) {
         for (const v1::CheckpointPiece& piece : tensor.pieces()) {
           if (piece.file() != i) continue;
           const Box box = BoxOf(piece);
-          std::string name = tensor.name(), sign = "@";
+          std::string name = tensor.name();
+          const char* sign = "@";
           for (int64_t begin : box.begin) {
             if (box.shape == ShapeOf(tensor)) break;
             name += fmt::format("{}{}", sign, begin);

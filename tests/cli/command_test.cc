@@ -106,7 +106,7 @@ TEST(CommandTest, TheWholeTableOfCommandsStands) {
   EXPECT_EQ(RunCommandLine(2, words, AllCommands()), kExitOk);
   const std::string help = ::testing::internal::GetCapturedStdout();
   for (const char* name : {"train", "plan", "prepare", "inspect", "eval", "export", "generate",
-                           "stability", "recall", "memory", "ops"}) {
+                           "verify", "stability", "recall", "memory", "ops"}) {
     EXPECT_THAT(help, HasSubstr(name));
   }
 }

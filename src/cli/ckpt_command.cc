@@ -1,0 +1,225 @@
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <ctime>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "src/ckpt/checkpoint_directory.h"
+#include "src/ckpt/checkpoint_reader.h"
+#include "src/ckpt/manifest.h"
+#include "src/cli/command.h"
+#include "src/core/config_text.h"
+#include "src/core/status.h"
+
+namespace mnemo {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct CkptFlags {
+  std::string path;
+  bool json = false, tensors = false, config = false;
+};
+
+std::string Megabytes(int64_t bytes) {
+  return fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6);
+}
+
+std::string TimeText(int64_t unix_seconds) {
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(static_cast<std::time_t>(unix_seconds)));
+}
+
+const char* Name(CheckpointState state) {
+  switch (state) {
+    case CheckpointState::kWhole:
+      return "whole";
+    case CheckpointState::kDamaged:
+      return "damaged";
+    case CheckpointState::kLeftover:
+      return "leftover";
+  }
+  return "";
+}
+
+absl::Status List(const CkptFlags& flags) {
+  FileSystem& fs = FileSystem::Posix();
+  MNEMO_ASSIGN_OR_RETURN(const std::string checkpoints, FindCheckpoints(fs, flags.path));
+  MNEMO_ASSIGN_OR_RETURN(const auto entries, ListCheckpoints(fs, checkpoints));
+  Json list = Json::array();
+  for (const CheckpointEntry& entry : entries) {
+    const v1::CheckpointManifest& manifest = entry.manifest;
+    const bool whole = entry.state == CheckpointState::kWhole;
+    if (flags.json) {
+      Json& json = list.emplace_back(
+          Json{{"path", entry.path}, {"step", entry.name.step}, {"state", Name(entry.state)}});
+      if (whole) {
+        json["created"] = TimeText(manifest.created_unix_seconds());
+        json["files"] = manifest.files_size();
+        json["bytes"] = CheckpointBytes(manifest);
+      } else {
+        json["problem"] = entry.problem.message();
+      }
+      continue;
+    }
+    const std::string facts =
+        whole ? fmt::format("{}  {} in {} files", TimeText(manifest.created_unix_seconds()),
+                            Megabytes(CheckpointBytes(manifest)), manifest.files_size())
+              : std::string(entry.problem.message());
+    fmt::print("{:<24} {:<8}  {}\n", ToString(entry.name), Name(entry.state), facts);
+  }
+  if (flags.json) {
+    fmt::print("{}\n", list.dump());
+  } else if (entries.empty()) {
+    fmt::print("no checkpoints in {}\n", checkpoints);
+  }
+  return absl::OkStatus();
+}
+
+int64_t BytesOf(const v1::CheckpointTensor& tensor) {
+  return ElementCount(ShapeOf(tensor)) * SizeOf(DTypeOf(tensor));
+}
+
+Json TrainingJson(const v1::TrainingState& training) {
+  return {{"step", training.step()},
+          {"updates", training.updates()},
+          {"skipped", training.skipped()},
+          {"seed", training.seed()},
+          {"tokens_seen", training.tokens_seen()},
+          {"next_sample", training.next_sample()},
+          {"finished", training.finished()}};
+}
+
+void ShowJson(const CheckpointReader& reader) {
+  const v1::CheckpointManifest& manifest = reader.manifest();
+  const v1::Mesh& mesh = manifest.plan().mesh();
+  Json json = {{"path", reader.directory()},
+               {"format_version", manifest.format_version()},
+               {"writer", manifest.writer()},
+               {"created", TimeText(manifest.created_unix_seconds())},
+               {"training", TrainingJson(manifest.training())},
+               {"mesh", {{"dp", mesh.dp()}, {"sp", mesh.sp()}, {"tp", mesh.tp()}}},
+               {"files", Json::array()},
+               {"tensors", Json::array()}};
+  for (const v1::CheckpointFile& file : manifest.files()) {
+    json["files"].push_back(
+        {{"path", file.path()}, {"rank", file.rank()}, {"bytes", file.bytes()}});
+  }
+  for (const v1::CheckpointTensor& tensor : manifest.tensors()) {
+    json["tensors"].push_back(
+        {{"name", tensor.name()},
+         {"dtype", Name(DTypeOf(tensor))},
+         {"shape", std::vector<int64_t>(tensor.shape().begin(), tensor.shape().end())},
+         {"pieces", tensor.pieces_size()}});
+  }
+  fmt::print("{}\n", json.dump());
+}
+
+void ShowText(const CheckpointReader& reader, bool tensors) {
+  const v1::CheckpointManifest& manifest = reader.manifest();
+  const v1::TrainingState& training = manifest.training();
+  const v1::Mesh& mesh = manifest.plan().mesh();
+  fmt::print("{}\n", reader.directory());
+  fmt::print("  format version {}, written {} by {}\n", manifest.format_version(),
+             TimeText(manifest.created_unix_seconds()), manifest.writer());
+  fmt::print("  step {}: {} updates, {} skipped, {} tokens seen, seed {}{}\n", training.step(),
+             training.updates(), training.skipped(), training.tokens_seen(), training.seed(),
+             training.finished() ? ", finished" : "");
+  fmt::print("  mesh dp {}, sp {}, tp {}; {} in {} files\n", mesh.dp(), mesh.sp(), mesh.tp(),
+             Megabytes(CheckpointBytes(manifest)), manifest.files_size());
+  struct Group {
+    int64_t tensors = 0, elements = 0, bytes = 0;
+  };
+  std::map<std::string, Group> groups;
+  for (const v1::CheckpointTensor& tensor : manifest.tensors()) {
+    Group& group = groups[tensor.name().substr(0, tensor.name().find('/'))];
+    ++group.tensors;
+    group.elements += ElementCount(ShapeOf(tensor));
+    group.bytes += BytesOf(tensor);
+    if (tensors) {
+      fmt::print("  {:<48} {:<5} {}, {} pieces\n", tensor.name(), Name(DTypeOf(tensor)),
+                 ShapeOf(tensor), tensor.pieces_size());
+    }
+  }
+  for (const auto& [name, group] : groups) {
+    fmt::print("  {}: {} elements in {} tensors, {}\n", name, group.elements, group.tensors,
+               Megabytes(group.bytes));
+  }
+}
+
+absl::Status Show(const CkptFlags& flags) {
+  FileSystem& fs = FileSystem::Posix();
+  MNEMO_ASSIGN_OR_RETURN(const std::string directory, FindCheckpoint(fs, flags.path));
+  MNEMO_ASSIGN_OR_RETURN(const CheckpointReader reader, CheckpointReader::Open(fs, directory));
+  if (flags.config) {
+    fmt::print("{}", PrintConfigText(reader.manifest().config()));
+  } else if (flags.json) {
+    ShowJson(reader);
+  } else {
+    ShowText(reader, flags.tensors);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Verify(const CkptFlags& flags) {
+  FileSystem& fs = FileSystem::Posix();
+  MNEMO_ASSIGN_OR_RETURN(const std::string directory, FindCheckpoint(fs, flags.path));
+  MNEMO_ASSIGN_OR_RETURN(const CheckpointVerification result, VerifyCheckpoint(fs, directory));
+  if (flags.json) {
+    const Json json = {{"path", directory},
+                       {"whole", result.problems.empty()},
+                       {"files", result.files},
+                       {"bytes", result.bytes},
+                       {"pieces", result.pieces},
+                       {"problems", result.problems},
+                       {"strangers", result.strangers}};
+    fmt::print("{}\n", json.dump());
+  } else {
+    for (const std::string& problem : result.problems) fmt::print("BAD: {}\n", problem);
+    for (const std::string& name : result.strangers) {
+      fmt::print("note: {}/{} is not part of the checkpoint\n", directory, name);
+    }
+    fmt::print("{}: {} files, {} pieces, {} read\n", directory, result.files, result.pieces,
+               Megabytes(result.bytes));
+  }
+  if (result.problems.empty()) {
+    if (!flags.json) fmt::print("verified: every digest matches\n");
+    return absl::OkStatus();
+  }
+  return DataLoss(
+      "{} is damaged ({} problems); use an older checkpoint, `mnemo ckpt ls` lists them", directory,
+      result.problems.size());
+}
+
+CLI::App* AddSubcommand(CLI::App* ckpt, const char* name, const char* help, const char* path,
+                        absl::Status (*run)(const CkptFlags&),
+                        const std::shared_ptr<CkptFlags>& flags, Action& chosen) {
+  CLI::App* command = ckpt->add_subcommand(name, help);
+  command->add_option("path", flags->path, path)->required()->type_name("DIR");
+  command->add_flag("--json", flags->json, "Print JSON");
+  command->callback([&chosen, run, flags] { chosen = [run, flags] { return run(*flags); }; });
+  return command;
+}
+
+}  // namespace
+
+void AddCkptCommand(CLI::App& app, Action& chosen) {
+  CLI::App* ckpt = app.add_subcommand("ckpt", "List, show and verify checkpoints.");
+  ckpt->require_subcommand(1);
+  auto flags = std::make_shared<CkptFlags>();
+  constexpr const char* kOne =
+      "A checkpoint; of a run or a directory of them, the newest whole one";
+  AddSubcommand(ckpt, "ls", "Say which checkpoints there are and which are whole.",
+                "A run, or a directory of checkpoints", List, flags, chosen);
+  CLI::App* show =
+      AddSubcommand(ckpt, "show", "Say what a checkpoint holds.", kOne, Show, flags, chosen);
+  show->add_flag("--tensors", flags->tensors, "List every tensor");
+  show->add_flag("--config", flags->config, "Print the run's effective configuration instead");
+  AddSubcommand(ckpt, "verify", "Read everything and check every digest.", kOne, Verify, flags,
+                chosen);
+}
+
+}  // namespace mnemo

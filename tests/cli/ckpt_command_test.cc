@@ -1,0 +1,141 @@
+#include <gmock/gmock.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "src/cli/command.h"
+#include "tests/ckpt/checkpoint_test_util.h"
+#include "tests/ckpt/scratch_directory.h"
+
+namespace mnemo {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+FileSystem& Fs() { return FileSystem::Posix(); }
+
+struct Outcome {
+  int code = 0;
+  std::string out, error;
+};
+
+Outcome RunCkpt(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), {"mnemo", "ckpt"});
+  std::vector<const char*> argv;
+  for (const std::string& argument : arguments) argv.push_back(argument.c_str());
+  const AddCommand commands[] = {AddCkptCommand};
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  Outcome outcome;
+  outcome.code = RunCommandLine(static_cast<int>(argv.size()), argv.data(), commands);
+  outcome.out = testing::internal::GetCapturedStdout();
+  outcome.error = testing::internal::GetCapturedStderr();
+  return outcome;
+}
+
+class CkptCommandTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    for (int step : {10, 20}) {
+      ASSERT_TRUE(SaveState(Fs(), checkpoints_, step, MakeState(step), 2).ok());
+    }
+    ASSERT_TRUE(Fs().MakeDirectories(checkpoints_ + "/step-000000000030.tmp").ok());
+  }
+  void DamageTheNewest() {
+    ChangeFile(newest_ + "/rank-00001.h5", [](std::string& bytes) { bytes.back() ^= 1; });
+  }
+
+  const ScratchDirectory scratch_;
+  const std::string run_ = scratch_ / "run", checkpoints_ = run_ + "/checkpoints",
+                    newest_ = checkpoints_ + "/step-000000000020";
+};
+
+TEST_F(CkptCommandTest, ListsARunOrADirectory) {
+  for (const std::string& path : {run_, checkpoints_}) {
+    const Outcome outcome = RunCkpt({"ls", path});
+    EXPECT_EQ(outcome.code, kExitOk) << outcome.error;
+    EXPECT_THAT(outcome.out, HasSubstr("step-000000000010        whole"));
+    EXPECT_THAT(outcome.out, HasSubstr("MB in 2 files\n"));
+    EXPECT_THAT(outcome.out, HasSubstr("step-000000000030.tmp    leftover"));
+    EXPECT_THAT(outcome.out, HasSubstr("was never finished\n"));
+  }
+  const auto json = nlohmann::json::parse(RunCkpt({"ls", run_, "--json"}).out);
+  ASSERT_EQ(json.size(), 3u);
+  EXPECT_EQ(json[1]["step"], 20);
+  EXPECT_EQ(json[1]["state"], "whole");
+  EXPECT_EQ(json[1]["files"], 2);
+  EXPECT_EQ(json[2]["state"], "leftover");
+  EXPECT_THAT(std::string(json[2]["problem"]), HasSubstr("never finished"));
+}
+
+TEST_F(CkptCommandTest, ListsWhatIsDamagedAndWhatIsNotThere) {
+  ChangeFile(newest_ + "/manifest.pb", [](std::string& bytes) { bytes[5] ^= 1; });
+  const Outcome outcome = RunCkpt({"ls", run_});
+  EXPECT_EQ(outcome.code, kExitOk) << outcome.error;
+  EXPECT_THAT(outcome.out, HasSubstr("step-000000000020        damaged   " + newest_ +
+                                     "/manifest.pb: is damaged"));
+  EXPECT_THAT(RunCkpt({"show", run_}).out, HasSubstr("step-000000000010"));
+  ASSERT_TRUE(Fs().MakeDirectories(scratch_ / "empty").ok());
+  EXPECT_THAT(RunCkpt({"ls", scratch_ / "empty"}).out, HasSubstr("no checkpoints in "));
+  const Outcome missing = RunCkpt({"ls", scratch_ / "none"});
+  EXPECT_EQ(missing.code, kExitError);
+  EXPECT_THAT(missing.error, HasSubstr("none does not exist"));
+}
+
+TEST_F(CkptCommandTest, ShowsTheNewestOfARun) {
+  const Outcome outcome = RunCkpt({"show", run_});
+  EXPECT_EQ(outcome.code, kExitOk) << outcome.error;
+  EXPECT_THAT(outcome.out, HasSubstr(newest_ + "\n"));
+  EXPECT_THAT(outcome.out, HasSubstr("format version 1, written 20"));
+  EXPECT_THAT(outcome.out, HasSubstr("by mnemo, the tests'"));
+  EXPECT_THAT(outcome.out, HasSubstr("step 20: "));
+  EXPECT_THAT(outcome.out, HasSubstr("mesh dp 2, sp 0, tp 0"));
+  EXPECT_THAT(outcome.out, HasSubstr("parameter: 184 elements in 3 tensors"));
+  EXPECT_THAT(outcome.out, Not(HasSubstr("[13, 6]")));
+  EXPECT_THAT(RunCkpt({"show", newest_ + "/", "--tensors"}).out, HasSubstr("f64   [13, 6]"));
+  EXPECT_THAT(RunCkpt({"show", newest_, "--config"}).out, HasSubstr("steps: 1000"));
+  const auto json = nlohmann::json::parse(RunCkpt({"show", newest_, "--json"}).out);
+  EXPECT_EQ(json["training"]["step"], 20);
+  EXPECT_EQ(json["training"]["seed"], uint64_t{1} << 63);
+  EXPECT_EQ(json["files"].size(), 2u);
+  EXPECT_EQ(json["tensors"][0]["name"], "parameter/embedding.weight");
+  EXPECT_EQ(json["tensors"][0]["shape"], (std::vector<int64_t>{13, 6}));
+}
+
+TEST_F(CkptCommandTest, VerifyNamesTheDamage) {
+  const Outcome good = RunCkpt({"verify", run_});
+  EXPECT_EQ(good.code, kExitOk) << good.error;
+  EXPECT_THAT(good.out, HasSubstr("verified: every digest matches"));
+  DamageTheNewest();
+  ASSERT_TRUE(WriteFileAtomically(Fs(), newest_ + "/notes", "mine").ok());
+  const Outcome bad = RunCkpt({"verify", newest_});
+  EXPECT_EQ(bad.code, kExitError);
+  EXPECT_THAT(bad.out, HasSubstr("BAD: " + newest_ + "/rank-00001.h5: piece "));
+  EXPECT_THAT(bad.out, HasSubstr("note: " + newest_ + "/notes is not part of"));
+  EXPECT_THAT(bad.out, Not(HasSubstr("verified")));
+  EXPECT_THAT(bad.error, HasSubstr("is damaged (1 problems)"));
+  const Outcome json = RunCkpt({"verify", newest_, "--json"});
+  EXPECT_EQ(json.code, kExitError);
+  const auto parsed = nlohmann::json::parse(json.out);
+  EXPECT_EQ(parsed["whole"], false);
+  EXPECT_EQ(parsed["problems"].size(), 1u);
+  EXPECT_EQ(parsed["strangers"][0], "notes");
+}
+
+TEST_F(CkptCommandTest, SaysWhereThereIsNone) {
+  const Outcome leftover = RunCkpt({"show", checkpoints_ + "/step-000000000030.tmp"});
+  EXPECT_EQ(leftover.code, kExitError);
+  EXPECT_THAT(leftover.error, HasSubstr("step-000000000030.tmp is not a whole checkpoint"));
+  for (const char* name : {"/step-000000000010/manifest.pb", "/step-000000000020/rank-00000.h5"}) {
+    ASSERT_TRUE(Fs().Remove(checkpoints_ + name).ok());
+  }
+  const Outcome outcome = RunCkpt({"show", run_});
+  EXPECT_EQ(outcome.code, kExitError);
+  EXPECT_THAT(outcome.error, HasSubstr(checkpoints_ + " holds no whole checkpoint"));
+  EXPECT_THAT(outcome.error, HasSubstr(newest_ + "/rank-00000.h5: is missing"));
+}
+
+}  // namespace
+}  // namespace mnemo
