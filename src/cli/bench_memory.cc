@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "src/bench/memory_bench.h"
+#include "src/job/memory_bench.h"
 #include "src/cli/bench_command.h"
 #include "src/core/thread_pool.h"
 #include "src/job/gemm_ceiling.h"

@@ -3,8 +3,8 @@
 #include <cstdio>
 #include <memory>
 
-#include "src/bench/op_bench.h"
-#include "src/bench/timing.h"
+#include "src/job/op_bench.h"
+#include "src/job/timing.h"
 #include "src/cli/bench_command.h"
 #include "src/core/thread_pool.h"
 #include "src/job/gemm_ceiling.h"

@@ -1,10 +1,10 @@
-#include "src/bench/op_bench.h"
+#include "src/job/op_bench.h"
 
 #include <fmt/format.h>
 
 #include <utility>
 
-#include "src/bench/timing.h"
+#include "src/job/timing.h"
 #include "src/core/backend.h"
 
 namespace mnemo {

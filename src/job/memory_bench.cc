@@ -1,9 +1,9 @@
-#include "src/bench/memory_bench.h"
+#include "src/job/memory_bench.h"
 
 #include <cmath>
 #include <vector>
 
-#include "src/bench/timing.h"
+#include "src/job/timing.h"
 #include "src/core/backend.h"
 #include "src/core/fused/layers.h"
 #include "src/model/flops.h"

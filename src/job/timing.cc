@@ -1,4 +1,4 @@
-#include "src/bench/timing.h"
+#include "src/job/timing.h"
 
 #include <algorithm>
 #include <chrono>
