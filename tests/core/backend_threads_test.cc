@@ -1,6 +1,12 @@
-// Results are a function of shapes and values: the same bits for any number of threads.
+// Results are a function of shapes and values: the same bits for any number of threads, and of
+// callers.
+#include <condition_variable>
 #include <cstring>
+#include <deque>
+#include <mutex>
+#include <thread>
 
+#include "src/core/ops.h"
 #include "src/core/thread_pool.h"
 #include "tests/core/backend_test_util.h"
 
@@ -106,55 +112,76 @@ TEST_P(Threads, Structured) {
   });
 }
 
-TEST(Memory, CountsLiveTensors) {
-  Backend& backend = CpuBackend();
-  backend.ResetPeakMemory();
-  MemoryUse before = backend.Memory();
-  {
-    Tensor a = Tensor::Empty({1000, 1000}, DType::kF32);
-    Tensor view = a.Slice(0, 0, 10);
-    Tensor b = Tensor::Empty({3}, DType::kF64);
-    EXPECT_EQ(reinterpret_cast<uintptr_t>(a.raw()) % 64, 0u);
-    EXPECT_EQ(reinterpret_cast<uintptr_t>(b.raw()) % 64, 0u);
-    EXPECT_EQ(backend.Memory().current_bytes - before.current_bytes, 4000024);
-  }
-  EXPECT_EQ(backend.Memory().current_bytes, before.current_bytes);
-  EXPECT_EQ(backend.Memory().peak_bytes - before.current_bytes, 4000024);
-  backend.ResetPeakMemory();
-  EXPECT_EQ(backend.Memory().peak_bytes, before.current_bytes);
+// A little of everything that a block does, with derivatives.
+std::vector<Tensor> RunAStep(const Tensor& x, const Tensor& w, const Tensor& kernel) {
+  Tape tape;
+  const Var input = tape.Leaf(x), weight = tape.Leaf(w), taps = tape.Leaf(kernel);
+  const Var mixed =
+      Silu(DepthwiseConv(PadSlice(input, 1, 3, x.dim(1) + 3), taps));  // three rows of zeros first
+  const Var scores = Softmax(MatMul(mixed, weight));
+  const Var scan = LinearScan(Affine(scores, 0.5, 0.25), mixed);
+  const Var state = AddMatMul(MatMul(Transpose(mixed), mixed), Transpose(scan), scores, 0.5);
+  const Var y = MatMul(scores, state);
+  const Var norm = Mul(y, Rsqrt(Affine(Mean(Square(y), -1), 1, 1e-6)));
+  const Var wrt[] = {input, weight, taps}, outputs[] = {norm};
+  const Tensor seed[] = {Tensor::Full(norm.shape(), 0.5, x.dtype())};
+  std::vector<Tensor> results = tape.Gradient(outputs, seed, wrt);
+  results.push_back(norm.value());
+  return results;
 }
 
-// Every size around the class boundaries: blocks that are alive together must not overlap.
-TEST(Memory, BlocksOfEverySizeAreDisjoint) {
-  for (int round = 0; round < 2; ++round) {  // the second one from the cache
-    std::vector<Tensor> live;
-    for (int64_t bytes = 1; bytes < 5000; bytes += 3) {
-      Tensor x = Tensor::Empty({bytes / 2 + 1}, DType::kBF16);
-      std::memset(x.raw(), static_cast<int>(bytes & 0xff), x.bytes());
-      live.push_back(x);
-    }
-    int64_t bytes = 1;
-    for (const Tensor& x : live) {
-      for (int64_t i = 0; i < x.bytes(); ++i) {
-        ASSERT_EQ(static_cast<const uint8_t*>(x.raw())[i], bytes & 0xff);
+// Callers with pools of their own, on inputs that they share, through the one allocator.
+TEST_P(Threads, ManyCallersAtOnce) {
+  const Tensor x = Input({2, 301, 48}, "x"), w = Input({48, 48}, "w"),
+               taps = Input({48, 4}, "taps");
+  SetThreadsForThisThread(1);
+  const std::vector<Tensor> want = RunAStep(x, w, taps);
+  constexpr int kCallers = 4;
+  std::vector<int> different(kCallers, 0);
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < kCallers; ++caller) {
+    callers.emplace_back([&, caller] {
+      SetThreadsForThisThread(1 + caller % 3);
+      for (int round = 0; round < 3; ++round) {
+        const std::vector<Tensor> got = RunAStep(x, w, taps);
+        for (size_t i = 0; i < want.size(); ++i) {
+          const Tensor mine = got[i].Contiguous(), first = want[i].Contiguous();
+          if (std::memcmp(mine.raw(), first.raw(), first.bytes()) != 0) ++different[caller];
+        }
       }
-      bytes += 3;
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(different, std::vector<int>(kCallers, 0));
+}
+
+// A tensor that one thread made is read and freed by another.
+TEST_P(Threads, TensorsChangeHands) {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::deque<Tensor> handed;
+  constexpr int kCount = 200;
+  std::thread maker([&] {
+    SetThreadsForThisThread(2);
+    for (int i = 0; i < kCount; ++i) {
+      Tensor x = Tensor::Full({37, 129}, i, dtype());
+      std::lock_guard<std::mutex> lock(mutex);
+      handed.push_back(std::move(x));
+      changed.notify_one();
     }
+  });
+  SetThreadsForThisThread(2);
+  for (int i = 0; i < kCount; ++i) {
+    std::unique_lock<std::mutex> lock(mutex);
+    changed.wait(lock, [&] { return !handed.empty(); });
+    const Tensor x = std::move(handed.front());
+    handed.pop_front();
+    lock.unlock();
+    const Tensor sum = Poisoned({1, 1}, dtype());
+    backend().Reduce(ReduceOp::kSum, x, sum);
+    ASSERT_EQ(sum.Item(), 37.0 * 129 * i);
   }
-}
-
-TEST(Memory, RefusesWhatTheMachineDoesNotHave) {
-  try {
-    Tensor::Empty({int64_t{1} << 60}, DType::kBF16);
-    FAIL() << "no error";
-  } catch (const TensorError& error) {
-    EXPECT_EQ(error.status().code(), absl::StatusCode::kResourceExhausted);
-    EXPECT_THAT(error.what(), testing::HasSubstr("no memory for a tensor of 2305843009213693952"));
-  }
-}
-
-TEST(Device, AbsentGpuIsAnError) {
-  EXPECT_THROW(Tensor::Empty({1}, DType::kF32, Device{DeviceType::kCuda, 63}), TensorError);
+  maker.join();
 }
 
 }  // namespace

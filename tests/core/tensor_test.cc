@@ -151,5 +151,9 @@ TEST(Tensor, HostRoundTrips) {
   EXPECT_THAT(ErrorOf([&] { Tensor::FromHost(values, {4}, DType::kF32); }), HasSubstr("3 values"));
 }
 
+TEST(Device, AbsentGpuIsAnError) {
+  EXPECT_THROW(Tensor::Empty({1}, DType::kF32, Device{DeviceType::kCuda, 63}), TensorError);
+}
+
 }  // namespace
 }  // namespace mnemo

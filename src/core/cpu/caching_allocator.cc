@@ -9,12 +9,6 @@
 namespace mnemo {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kCache = false;
-#else
-constexpr bool kCache = true;
-#endif
-
 constexpr int64_t kAlignment = 64;
 // Blocks from here on are aligned to, and ask for, huge pages: fewer faults and TLB misses.
 constexpr int64_t kHuge = int64_t{4} << 20;
@@ -39,7 +33,7 @@ int64_t SizeOfClass(int size_class) {
 void* SystemAllocate(int64_t bytes) {
   if (bytes > kAddressSpace) return nullptr;
   void* block = nullptr;
-  int64_t alignment = kCache && bytes >= kHuge ? kHugePage : kAlignment;
+  int64_t alignment = bytes >= kHuge ? kHugePage : kAlignment;
   if (posix_memalign(&block, alignment, std::max<int64_t>(bytes, 1)) != 0) return nullptr;
   if (alignment == kHugePage) madvise(block, bytes, MADV_HUGEPAGE);  // a hint: may fail
   return block;
@@ -54,7 +48,7 @@ void* CachingAllocator::Allocate(int64_t bytes) {
   void* block = nullptr;
   int64_t size = bytes;
   int size_class = ClassOf(bytes);
-  if (kCache && size_class < kClasses) {
+  if (cache_limit_ > 0 && size_class < kClasses) {
     size = SizeOfClass(size_class);
     FreeList& list = lists_[size_class];
     std::lock_guard<std::mutex> lock(list.mutex);
@@ -86,9 +80,9 @@ void* CachingAllocator::Allocate(int64_t bytes) {
 void CachingAllocator::Free(void* block, int64_t bytes) {
   current_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
   int size_class = ClassOf(bytes);
-  if (kCache && size_class < kClasses) {
+  if (cache_limit_ > 0 && size_class < kClasses) {
     int64_t size = SizeOfClass(size_class);
-    if (cached_bytes_.fetch_add(size, std::memory_order_relaxed) + size <= kCacheLimit) {
+    if (cached_bytes_.fetch_add(size, std::memory_order_relaxed) + size <= cache_limit_) {
       FreeList& list = lists_[size_class];
       std::lock_guard<std::mutex> lock(list.mutex);
       list.blocks.push_back(block);
@@ -106,9 +100,11 @@ void CachingAllocator::ResetPeak() { peak_bytes_.store(current_bytes_.load()); }
 void CachingAllocator::ReleaseCache() {
   for (int i = 0; i < kClasses; ++i) {
     std::lock_guard<std::mutex> lock(lists_[i].mutex);
-    cached_bytes_.fetch_sub(SizeOfClass(i) * static_cast<int64_t>(lists_[i].blocks.size()));
-    for (void* block : lists_[i].blocks) std::free(block);
-    lists_[i].blocks.clear();
+    std::vector<void*>& blocks = lists_[i].blocks;
+    for (void* block : blocks) std::free(block);
+    // Only now: the count is never below what the lists hold, so that the limit holds as well.
+    cached_bytes_.fetch_sub(SizeOfClass(i) * static_cast<int64_t>(blocks.size()));
+    blocks.clear();
   }
 }
 

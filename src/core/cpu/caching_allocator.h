@@ -12,21 +12,31 @@
 
 namespace mnemo {
 
-// Thread-safe. Blocks are 64-byte aligned. Under the address and thread sanitizers nothing is
-// cached and sizes are not rounded, so that they see every use after free and every overrun.
+// Thread-safe. Blocks are 64-byte aligned.
 class CachingAllocator {
  public:
-  ~CachingAllocator();
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  // Nothing is cached, so that the sanitizer sees every use after free and every overrun.
+  static constexpr int64_t kDefaultCacheLimit = 0;
+#else
+  static constexpr int64_t kDefaultCacheLimit = int64_t{4} << 30;
+#endif
 
-  // Never null; throws TensorError (ResourceExhausted) when the machine has no memory left.
+  // Keeps at most `cache_limit` bytes of freed blocks for reuse. With 0 it keeps none and does not
+  // round sizes up to those of the classes.
+  explicit CachingAllocator(int64_t cache_limit = kDefaultCacheLimit) : cache_limit_(cache_limit) {}
+  ~CachingAllocator();  // blocks that are still in use stay valid and are never freed
+  CachingAllocator(const CachingAllocator&) = delete;
+  CachingAllocator& operator=(const CachingAllocator&) = delete;
+
+  // Never null; throws TensorError (ResourceExhausted) when the machine has no memory left, also
+  // not after giving up the cache.
   void* Allocate(int64_t bytes);
   void Free(void* block, int64_t bytes);  // bytes as given to Allocate
 
-  MemoryUse use() const;
+  MemoryUse use() const;  // of blocks in use, as asked for; the cache does not count
+  int64_t cached_bytes() const { return cached_bytes_.load(); }
   void ResetPeak();
-
-  // At most this many bytes are kept for reuse.
-  static constexpr int64_t kCacheLimit = int64_t{4} << 30;
 
  private:
   static constexpr int kClasses = 4 * 48;
@@ -38,6 +48,7 @@ class CachingAllocator {
 
   void ReleaseCache();
 
+  const int64_t cache_limit_;
   FreeList lists_[kClasses];
   std::atomic<int64_t> cached_bytes_{0};
   std::atomic<int64_t> current_bytes_{0};
