@@ -6,58 +6,6 @@
 namespace mnemo::memory_reference {
 namespace {
 
-// c += scale * op(a) op(b), where op transposes on request.
-void Add(Mat& c, const Mat& a, bool ta, const Mat& b, bool tb, double scale = 1.0) {
-  const int m = c.rows, n = c.cols, k = ta ? a.rows : a.cols;
-  for (int i = 0; i < m; ++i) {
-    for (int l = 0; l < k; ++l) {
-      const double x = scale * (ta ? a(l, i) : a(i, l));
-      if (x == 0.0) continue;
-      for (int j = 0; j < n; ++j) c(i, j) += x * (tb ? b(j, l) : b(l, j));
-    }
-  }
-}
-
-Mat Product(const Mat& a, bool ta, const Mat& b, bool tb) {
-  Mat c(ta ? a.cols : a.rows, tb ? b.rows : b.cols);
-  Add(c, a, ta, b, tb);
-  return c;
-}
-
-void Axpy(Mat& y, double a, const Mat& x) {
-  for (size_t i = 0; i < y.v.size(); ++i) y.v[i] += a * x.v[i];
-}
-
-double Dot(const Mat& a, const Mat& b) {
-  double sum = 0;
-  for (size_t i = 0; i < a.v.size(); ++i) sum += a.v[i] * b.v[i];
-  return sum;
-}
-
-Mat Hadamard(const Mat& a, const Mat& b) {
-  Mat c = a;
-  for (size_t i = 0; i < c.v.size(); ++i) c.v[i] *= b.v[i];
-  return c;
-}
-
-Mat ScaleRows(const std::vector<double>& d, const Mat& a) {
-  Mat c = a;
-  for (int i = 0; i < a.rows; ++i)
-    for (int j = 0; j < a.cols; ++j) c(i, j) *= d[i];
-  return c;
-}
-
-void AddRowDots(std::vector<double>& out, double scale, const Mat& a, const Mat& b) {
-  for (int i = 0; i < a.rows; ++i)
-    for (int j = 0; j < a.cols; ++j) out[i] += scale * a(i, j) * b(i, j);
-}
-
-Mat Map(const Mat& a, double (*fn)(double)) {
-  Mat c = a;
-  for (double& x : c.v) x = fn(x);
-  return c;
-}
-
 double Sigmoid(double z) { return 1 / (1 + std::exp(-z)); }
 double Act(double z) { return z * Sigmoid(z); }
 double Act1(double z) {

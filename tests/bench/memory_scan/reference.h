@@ -1,23 +1,14 @@
 // Float64 definition of the memory scan in chunk form, forward and hand-derived backward.
 //
 // Plain loops on the host: this is the truth the CUDA kernels are compared with, and it is itself
-// checked against central differences (see check.cc). One sequence, one head.
+// checked against central differences (see reference_check.cc). One sequence, one head.
 #pragma once
 
-#include <cstddef>
 #include <vector>
 
-namespace mnemo::memory_reference {
+#include "tests/bench/memory_scan/matrix.h"
 
-// Row-major matrix of doubles.
-struct Mat {
-  int rows = 0, cols = 0;
-  std::vector<double> v;
-  Mat() = default;
-  Mat(int r, int c) : rows(r), cols(c), v(static_cast<size_t>(r) * c, 0.0) {}
-  double& operator()(int r, int c) { return v[static_cast<size_t>(r) * cols + c]; }
-  double operator()(int r, int c) const { return v[static_cast<size_t>(r) * cols + c]; }
-};
+namespace mnemo::memory_reference {
 
 struct Rule {
   int depth = 2;
