@@ -27,8 +27,8 @@ struct Range {
 };
 
 struct Block {
-  int64_t begin, end;         // queries
-  std::vector<Range> ranges;  // per run
+  int64_t begin = 0, end = 0;  // queries
+  std::vector<Range> ranges;   // per run
 };
 
 Block PlanBlock(const Attributes& attributes, std::span<const int64_t> lengths, int64_t begin,
@@ -45,6 +45,19 @@ Block PlanBlock(const Attributes& attributes, std::span<const int64_t> lengths, 
   return block;
 }
 
+// Whether two blocks have one bias: the same rows and ranges, counted from the first query.
+bool SameBias(const Attributes& attributes, const Block& a, const Block& b) {
+  // Without a window the sequence's start is a limit that does not move along.
+  if (attributes.mask.window == 0 || !attributes.mask.starts.empty()) return false;
+  if (a.end - a.begin != b.end - b.begin) return false;
+  for (size_t i = 0; i < a.ranges.size(); ++i) {
+    if (a.ranges[i].end - a.ranges[i].begin != b.ranges[i].end - b.ranges[i].begin) return false;
+    const bool empty = a.ranges[i].begin == a.ranges[i].end;
+    if (!empty && a.ranges[i].begin - a.begin != b.ranges[i].begin - b.begin) return false;
+  }
+  return true;
+}
+
 // 0 where a query sees a key and -infinity where it does not: [B or 1, 1, queries, keys].
 Tensor Bias(const Attributes& attributes, const Block& block, int64_t batch, int64_t queries_total,
             int64_t persistent, const Var& like) {
@@ -53,7 +66,7 @@ Tensor Bias(const Attributes& attributes, const Block& block, int64_t batch, int
   int64_t keys = persistent;
   for (const Range& range : block.ranges) keys += range.end - range.begin;
   const int64_t copies = mask.starts.empty() ? 1 : batch;
-  std::vector<double> bias(copies * rows * keys, 0.0);
+  std::vector<float> bias(copies * rows * keys, 0.0f);
   for (int64_t b = 0; b < copies; ++b) {
     for (int64_t t = 0; t < rows; ++t) {
       const int64_t position = mask.first_position + block.begin + t;
@@ -61,12 +74,15 @@ Tensor Bias(const Attributes& attributes, const Block& block, int64_t batch, int
       if (!mask.starts.empty()) {
         lowest = std::max(lowest, mask.starts[b * queries_total + block.begin + t]);
       }
-      double* row = &bias[(b * rows + t) * keys + persistent];
+      float* row = &bias[(b * rows + t) * keys + persistent];
       for (size_t i = 0; i < block.ranges.size(); ++i) {
-        for (int64_t j = block.ranges[i].begin; j < block.ranges[i].end; ++j, ++row) {
-          const int64_t key = attributes.run_positions[i] + j;
-          if (key < lowest || key > position) *row = -std::numeric_limits<double>::infinity();
-        }
+        const int64_t first = attributes.run_positions[i] + block.ranges[i].begin;
+        const int64_t count = block.ranges[i].end - block.ranges[i].begin;
+        const int64_t from = std::clamp<int64_t>(lowest - first, 0, count);
+        const int64_t to = std::clamp<int64_t>(position + 1 - first, from, count);
+        std::fill(row, row + from, -std::numeric_limits<float>::infinity());
+        std::fill(row + to, row + count, -std::numeric_limits<float>::infinity());
+        row += count;
       }
     }
   }
@@ -104,10 +120,15 @@ std::vector<Var> Compose(std::span<const Var> inputs, const Attributes& attribut
   for (size_t i = first_run; i < inputs.size(); i += 2) lengths.push_back(inputs[i].dim(2));
   const bool rematerialize = count > kQueryBlock * kBlocksKept;
   std::vector<Var> outputs;
+  Tensor bias;
+  Block previous;
   for (int64_t begin = 0; begin < count; begin += kQueryBlock) {
     const Block block = PlanBlock(attributes, lengths, begin, std::min(count, begin + kQueryBlock));
-    const Tensor bias =
-        Bias(attributes, block, q.dim(0), count, attributes.persistent ? inputs[1].dim(2) : 0, q);
+    if (begin == 0 || !SameBias(attributes, previous, block)) {
+      bias =
+          Bias(attributes, block, q.dim(0), count, attributes.persistent ? inputs[1].dim(2) : 0, q);
+    }
+    previous = block;
     std::vector<Var> parts{Slice(q, 2, block.begin, block.end)};
     if (attributes.persistent) parts.insert(parts.end(), {inputs[1], inputs[2]});
     for (size_t i = 0; i < lengths.size(); ++i) {
