@@ -1,6 +1,7 @@
 // Whatever fails while a checkpoint is written or removed: what was there before still loads.
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <functional>
 #include <string>
 #include <vector>
@@ -133,6 +134,35 @@ TEST(CheckpointFaultTest, APruneThatFailsHalfWayLeavesWholeOnes) {
         ASSERT_TRUE(PruneCheckpoints(Fs(), checkpoints, 1).ok());
         EXPECT_THAT(Fs().List(checkpoints).value(), ElementsAre("step-000000000003"));
       });
+}
+
+// What a power cut may take is only what was not synced: so the order is a promise of its own.
+TEST(CheckpointFaultTest, EverythingIsSyncedBeforeItIsReliedOn) {
+  const ScratchDirectory scratch;
+  const std::string checkpoints = scratch / "run/checkpoints",
+                    temporary = checkpoints + "/step-000000000001.tmp";
+  FaultyFileSystem faulty(Fault::kNone, 0);
+  ASSERT_TRUE(SaveState(faulty, checkpoints, 1, MakeState(1), 2).ok());
+  std::vector<std::string> calls = faulty.log();  // several appends in a row count as one
+  calls.erase(std::unique(calls.begin(), calls.end()), calls.end());
+  EXPECT_THAT(calls, ElementsAre("mkdir " + checkpoints, "sync directory " + (scratch / "run"),
+                                 "mkdir " + temporary,                        //
+                                 "create " + temporary + "/rank-00000.h5",    //
+                                 "append " + temporary + "/rank-00000.h5",    //
+                                 "sync " + temporary + "/rank-00000.h5",      //
+                                 "close " + temporary + "/rank-00000.h5",     //
+                                 "create " + temporary + "/rank-00001.h5",    //
+                                 "append " + temporary + "/rank-00001.h5",    //
+                                 "sync " + temporary + "/rank-00001.h5",      //
+                                 "close " + temporary + "/rank-00001.h5",     //
+                                 "create " + temporary + "/manifest.pb.tmp",  //
+                                 "append " + temporary + "/manifest.pb.tmp",  //
+                                 "sync " + temporary + "/manifest.pb.tmp",    //
+                                 "close " + temporary + "/manifest.pb.tmp",   //
+                                 "rename " + temporary + "/manifest.pb.tmp",  //
+                                 "sync directory " + temporary,               //
+                                 "rename " + temporary,                       //
+                                 "sync directory " + checkpoints));
 }
 
 TEST(CheckpointDirectoryTest, NamesAreReadAsTheyAreWritten) {

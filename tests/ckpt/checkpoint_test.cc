@@ -5,6 +5,7 @@
 
 #include "src/ckpt/checkpoint_directory.h"
 #include "src/ckpt/manifest.h"
+#include "src/core/digest.h"
 #include "src/core/status.h"
 #include "tests/ckpt/checkpoint_test_util.h"
 #include "tests/ckpt/scratch_directory.h"
@@ -217,6 +218,38 @@ TEST(CheckpointTest, RanksMustAgree) {
   EXPECT_THAT(error(other, 7), HasSubstr("one shared file system"));
   AbandonCheckpoint(Fs(), temporary);
   EXPECT_THAT(Fs().List(scratch / "run").value(), testing::IsEmpty());
+}
+
+// docs/checkpoint_format.md, "A worked example". Bytes that change are another format version.
+TEST(CheckpointTest, TheFormatIsThatOfTheDocumentation) {
+  const ScratchDirectory scratch;
+  const float values[] = {0, 1, 2, 3, 4, 5, 6, 7};
+  const Tensor x = Tensor::FromHost(std::span<const float>(values), {4, 2}, DType::kF32);
+  const std::string temporary = BeginCheckpoint(Fs(), scratch / "run", 3).value();
+  const std::vector<StatePiece> first = {
+      {"parameter/x", {4, 2}, {0, 0}, x.Slice(0, 0, 3)},
+      WholePiece("parameter/s", Tensor::Full({}, 0.5, DType::kBF16))};
+  const std::vector<StatePiece> second = {{"parameter/x", {4, 2}, {3, 0}, x.Slice(0, 3, 4)}};
+  const std::vector<v1::CheckpointFragment> fragments = {
+      WriteCheckpointFile(Fs(), temporary, 0, first).value(),
+      WriteCheckpointFile(Fs(), temporary, 1, second).value()};
+  const auto directory = CommitCheckpoint(Fs(), temporary, fragments, About(3));
+  ASSERT_TRUE(directory.ok()) << directory.status();
+  EXPECT_EQ(DigestOf(Fs().ReadFile(*directory + "/rank-00000.h5").value()).Hex(),
+            "39610f40fe0b5ecdb01ada21204bcfbb");
+  EXPECT_EQ(DigestOf(Fs().ReadFile(*directory + "/rank-00001.h5").value()).Hex(),
+            "f27d3270cb6c79140c9fbbc0809dd504");
+  const v1::CheckpointManifest manifest = ReadManifest(Fs(), *directory).value();
+  const v1::CheckpointPiece& piece = manifest.tensors(0).pieces(1);
+  EXPECT_EQ(piece.file(), 1);
+  EXPECT_EQ(piece.byte_offset(), 576);
+  EXPECT_EQ(piece.byte_length(), 8);
+  const std::string digest = piece.xxh3_128();
+  EXPECT_EQ(digest,
+            std::string("\x55\x12\xf2\x6f\x25\xd2\xe3\xf9\xce\x79\x75\x73\x77\x7e\xf1\x06"));
+  const std::string bytes = Fs().ReadFile(*directory + "/manifest.pb").value();
+  EXPECT_EQ(bytes.substr(bytes.size() - 24, 8), "mnemckpt");
+  EXPECT_EQ(bytes.substr(bytes.size() - 16), ToBytes(DigestOf(bytes.substr(0, bytes.size() - 16))));
 }
 
 }  // namespace

@@ -38,13 +38,13 @@ std::string BytesOf(const Tensor& tensor);
 // Fails the test unless the checkpoint holds exactly this state, bit by bit.
 void ExpectHolds(const std::string& directory, const TestState& state);
 
-// Applies `change` to a file's bytes.
+// Applies `change` to a file's bytes. Nothing is synced.
 template <typename Change>
 void ChangeFile(const std::string& path, Change change) {
-  FileSystem& fs = FileSystem::Posix();
-  std::string bytes = fs.ReadFile(path).value();
+  std::string bytes = FileSystem::Posix().ReadFile(path).value();
   change(bytes);
-  ASSERT_TRUE(WriteFileAtomically(fs, path, bytes).ok());
+  auto file = FileSystem::Posix().Create(path);
+  ASSERT_TRUE(file.ok() && (*file)->Append(bytes).ok() && (*file)->Close().ok()) << path;
 }
 
 }  // namespace mnemo
