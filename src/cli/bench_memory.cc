@@ -2,10 +2,10 @@
 
 #include <memory>
 
-#include "src/job/memory_bench.h"
 #include "src/cli/bench_command.h"
 #include "src/core/thread_pool.h"
 #include "src/job/gemm_ceiling.h"
+#include "src/job/memory_bench.h"
 
 namespace mnemo {
 namespace {

@@ -3,11 +3,11 @@
 #include <cstdio>
 #include <memory>
 
-#include "src/job/op_bench.h"
-#include "src/job/timing.h"
 #include "src/cli/bench_command.h"
 #include "src/core/thread_pool.h"
 #include "src/job/gemm_ceiling.h"
+#include "src/job/op_bench.h"
+#include "src/job/timing.h"
 
 namespace mnemo {
 namespace {

@@ -18,23 +18,28 @@ absl::Status CheckLength(const TokenStream& stream, int64_t sequence_length) {
   return absl::OkStatus();
 }
 
-// B sequences that begin at `starts` in the stream, each of n positions.
-absl::StatusOr<SliceBatch> ReadAll(const TokenStream& stream, const std::vector<int64_t>& starts,
-                                   int64_t length) {
+// Positions [begin, begin + length) of B sequences that begin at `sequences` in the stream.
+absl::StatusOr<SliceBatch> ReadAll(const TokenStream& stream, const std::vector<int64_t>& sequences,
+                                   int64_t begin, int64_t length) {
   SliceBatch batch;
-  batch.sequences = static_cast<int64_t>(starts.size());
+  batch.sequences = static_cast<int64_t>(sequences.size());
   batch.length = length;
   const size_t n = static_cast<size_t>(length);
   const size_t groups = static_cast<size_t>((length + stream.alignment() - 1) / stream.alignment());
-  batch.tokens.resize(starts.size() * n);
-  batch.targets.resize(starts.size() * n);
-  batch.resets.resize(starts.size() * groups);
-  for (size_t i = 0; i < starts.size(); ++i) {
-    MNEMO_ASSIGN_OR_RETURN(const int64_t valid,
-                           stream.Read(starts[i], std::span(batch.tokens).subspan(i * n, n),
-                                       std::span(batch.targets).subspan(i * n, n),
-                                       std::span(batch.resets).subspan(i * groups, groups)));
+  batch.tokens.resize(sequences.size() * n);
+  batch.targets.resize(sequences.size() * n);
+  batch.resets.resize(sequences.size() * groups);
+  batch.document_starts.resize(sequences.size());
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    MNEMO_ASSIGN_OR_RETURN(
+        const int64_t valid,
+        stream.Read(sequences[i] + begin, std::span(batch.tokens).subspan(i * n, n),
+                    std::span(batch.targets).subspan(i * n, n),
+                    std::span(batch.resets).subspan(i * groups, groups)));
     batch.valid += valid;
+    if (length == 0) continue;
+    MNEMO_ASSIGN_OR_RETURN(const int64_t document, stream.DocumentStart(sequences[i] + begin));
+    batch.document_starts[i] = std::max<int64_t>(0, document - sequences[i]);
   }
   return batch;
 }
@@ -82,9 +87,9 @@ absl::StatusOr<SliceBatch> SampleStream::Read(const SliceRequest& request) const
   std::vector<int64_t> starts;
   for (int64_t i = 0; i < request.sequences; ++i) {
     const int64_t sequence = SequenceAt(request.step, request.first_sequence + i);
-    starts.push_back(sequence * options_.sequence_length + request.begin);
+    starts.push_back(sequence * options_.sequence_length);
   }
-  return ReadAll(*stream_, starts, request.end - request.begin);
+  return ReadAll(*stream_, starts, request.begin, request.end - request.begin);
 }
 
 absl::StatusOr<int64_t> SampleStream::ValidTargets(int64_t step) const {
@@ -121,7 +126,7 @@ absl::StatusOr<SliceBatch> EvaluationStream::Read(int64_t sequence, int64_t begi
     return InvalidArgument("tokens [{}, {}) of sequence {} lie outside the {} sequences", begin,
                            end, sequence, sequences());
   }
-  return ReadAll(*stream_, {sequence * sequence_length_ + begin}, end - begin);
+  return ReadAll(*stream_, {sequence * sequence_length_}, begin, end - begin);
 }
 
 absl::StatusOr<int64_t> EvaluationStream::ValidTargets() const {

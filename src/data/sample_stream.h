@@ -34,7 +34,10 @@ struct SliceBatch {
   std::vector<int32_t> tokens;   // [B, n]
   std::vector<int32_t> targets;  // [B, n], kNoTarget where there is none
   std::vector<uint8_t> resets;   // [B, ceil(n / alignment)], 1: a document starts in this group
-  int64_t valid = 0;             // targets that are there
+  // [B]: the position in the sequence at which the document of the first token began; 0 if that
+  // was before the sequence.
+  std::vector<int64_t> document_starts;
+  int64_t valid = 0;  // targets that are there
 };
 
 // Both streams are thread-safe and immutable.

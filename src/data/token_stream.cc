@@ -9,6 +9,15 @@ namespace {
 
 constexpr int64_t kGroupDocuments = 1024;
 
+// Of things sorted by position, the first of them at or before `position`.
+template <typename T>
+const T& LastAtOrBefore(const std::vector<T>& things, int64_t position) {
+  const auto next =
+      std::upper_bound(things.begin(), things.end(), position,
+                       [](int64_t value, const T& thing) { return value < thing.position; });
+  return *(next - 1);
+}
+
 }  // namespace
 
 int64_t TokenStream::Padded(int64_t length) const {
@@ -53,10 +62,7 @@ absl::Status TokenStream::BuildGroups() {
 }
 
 const TokenStream::Group& TokenStream::GroupAt(int64_t position) const {
-  const auto next =
-      std::upper_bound(groups_.begin(), groups_.end(), position,
-                       [](int64_t value, const Group& group) { return value < group.position; });
-  return *(next - 1);
+  return LastAtOrBefore(groups_, position);
 }
 
 absl::StatusOr<std::vector<TokenStream::Document>> TokenStream::Documents(
@@ -86,11 +92,17 @@ absl::StatusOr<int64_t> TokenStream::TargetsBefore(int64_t position) const {
   if (layout_ == DocumentLayout::kConcatenated || position == 0) return position;
   if (position == length_) return targets_;
   MNEMO_ASSIGN_OR_RETURN(const std::vector<Document> documents, Documents(GroupAt(position)));
-  const auto next = std::upper_bound(
-      documents.begin(), documents.end(), position,
-      [](int64_t value, const Document& document) { return value < document.position; });
-  const Document& document = *(next - 1);
+  const Document& document = LastAtOrBefore(documents, position);
   return document.targets + std::min(position - document.position, document.length - 1);
+}
+
+absl::StatusOr<int64_t> TokenStream::DocumentStart(int64_t position) const {
+  if (position < 0 || position >= length_) {
+    return InvalidArgument("position {} lies outside the stream's {}", position, length_);
+  }
+  if (layout_ == DocumentLayout::kConcatenated) return 0;
+  MNEMO_ASSIGN_OR_RETURN(const std::vector<Document> documents, Documents(GroupAt(position)));
+  return LastAtOrBefore(documents, position).position;
 }
 
 absl::StatusOr<int64_t> TokenStream::CountTargets(int64_t begin, int64_t end) const {

@@ -43,6 +43,10 @@ class TokenStream {
   absl::StatusOr<int64_t> Read(int64_t begin, std::span<int32_t> tokens, std::span<int32_t> targets,
                                std::span<uint8_t> resets) const;
 
+  // Where the document of a position starts; 0 in the concatenated layout, where documents do not
+  // matter.
+  absl::StatusOr<int64_t> DocumentStart(int64_t position) const;
+
   // The number of targets at positions [begin, end), without reading tokens.
   absl::StatusOr<int64_t> CountTargets(int64_t begin, int64_t end) const;
 

@@ -3,9 +3,9 @@
 #include <cmath>
 #include <vector>
 
-#include "src/job/timing.h"
 #include "src/core/backend.h"
 #include "src/core/fused/layers.h"
+#include "src/job/timing.h"
 #include "src/model/flops.h"
 
 namespace mnemo {

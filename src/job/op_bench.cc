@@ -4,8 +4,8 @@
 
 #include <utility>
 
-#include "src/job/timing.h"
 #include "src/core/backend.h"
+#include "src/job/timing.h"
 
 namespace mnemo {
 namespace {

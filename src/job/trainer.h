@@ -12,24 +12,39 @@
 #include "src/model/optimizer.h"
 #include "src/model/parameters.h"
 #include "src/model/unit_runner.h"
+#include "src/parallel/ranks.h"
 
 namespace mnemo {
 
-// One process, one device. Not thread-safe: all calls from the thread that made it, whose number of
-// threads (execution.threads) it sets.
+// What ranks may ask of each other between two steps. What any of them asks, all hear.
+struct StepWishes {
+  bool stop = false;
+  bool save = false;
+};
+
+// One rank, one device. Every rank of the job has a trainer and calls the same functions in the
+// same order. Not thread-safe: all calls from the thread that made it, whose number of threads
+// (execution.threads) it sets.
 class Trainer {
  public:
-  // `config` is effective and its vocabulary is set; `source` outlives the trainer. First values
-  // are those of train.seed. Fails where the device is missing or memory does not suffice.
+  // `config` is effective and its vocabulary is set; `source` gives this rank's share of the tokens
+  // (ShareOfReplica; ShardSource); it and `ranks` outlive the trainer. First values are those of
+  // train.seed. Fails where the device is missing, memory does not suffice, or the mesh does not
+  // suit the configuration.
+  static absl::StatusOr<std::unique_ptr<Trainer>> Create(const v1::RunConfig& config,
+                                                         StepSource& source, Ranks& ranks);
+  // For a rank alone.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const v1::RunConfig& config,
                                                          StepSource& source);
 
   // Takes the next step. Fills in everything but speed_of_light_share and evaluation_loss; the mean
-  // gates and states of the layers only if `statistics`. After an error the parameters are those
-  // of the step before. Aborted, with `metrics` filled in and skipped() set, after
-  // optimizer.max_bad_steps steps in a row that were not finite; after other errors `metrics` means
-  // nothing.
-  absl::Status Step(v1::StepMetrics& metrics, bool statistics = true);
+  // gates and states of the layers only if `statistics` (the same on all ranks). Loss, norm,
+  // tokens and layers are those of all ranks; times and memory this rank's. After an error the
+  // parameters are those of the step before; the other ranks end with an error too. Aborted, with
+  // `metrics` filled in and skipped() set, after optimizer.max_bad_steps steps in a row that were
+  // not finite; after other errors `metrics` means nothing. `wishes`, if not null: in, this rank's;
+  // out, those of any rank.
+  absl::Status Step(v1::StepMetrics& metrics, bool statistics = true, StepWishes* wishes = nullptr);
 
   int64_t step() const { return step_; }  // taken so far
   const ModelSpec& spec() const { return spec_; }
@@ -37,23 +52,34 @@ class Trainer {
   const ParameterSet& parameters() const { return parameters_; }
   ParameterSet& parameters() { return parameters_; }
   const Optimizer& optimizer() const { return *optimizer_; }
+  Ranks& ranks() { return ranks_; }
+  // What this rank's units of the last step did, in order; the clock is the machine's.
+  const std::vector<UnitSpan>& trace() const { return trace_; }
   // The most memory held during any step.
   int64_t peak_bytes() const { return peak_bytes_; }
 
  private:
-  Trainer(const v1::RunConfig& config, StepSource& source);
-  absl::Status RunStep(bool statistics, v1::StepMetrics& metrics);
-  // Forward and backward of all wavefronts; gradients are added up.
-  void RunWavefronts(StepTokens& tokens, bool statistics, v1::StepMetrics& metrics);
-  absl::Status Update(double loss, v1::StepMetrics& metrics);
+  Trainer(const v1::RunConfig& config, StepSource& source, Ranks& ranks, const ReplicaShare& share);
+  absl::Status RunStep(bool statistics, v1::StepMetrics& metrics, StepWishes* wishes);
+  // Forward and backward of this rank's units of all wavefronts; gradients are added up.
+  absl::Status RunWavefronts(StepTokens& tokens, bool statistics, v1::StepMetrics& metrics);
+  // Sums over all ranks what the wavefronts left.
+  absl::Status Combine(v1::StepMetrics& metrics, GradientNorm& norm, StepWishes* wishes);
+  absl::Status Update(const GradientNorm& norm, v1::StepMetrics& metrics);
+  bool sharded() const { return pieces_.size() > 1; }
 
   v1::RunConfig config_;
   ModelSpec spec_;
   StepSource& source_;
+  std::unique_ptr<Ranks> alone_;  // if no ranks were given
+  Ranks& ranks_;
   ScheduleShape schedule_;
   WavefrontOptions wavefront_;
+  std::unique_ptr<Relay> relay_;
   ParameterSet parameters_, gradients_;
+  std::vector<int64_t> pieces_;  // elements of each rank's shard; one entry: not sharded
   std::unique_ptr<Optimizer> optimizer_;
+  std::vector<UnitSpan> trace_;
   int64_t step_ = 0;
   int64_t peak_bytes_ = 0;
 };

@@ -47,7 +47,9 @@ TEST(Prefetcher, DeliversErrorsAfterWhatCameBefore) {
   Prefetcher prefetcher(
       [](int64_t i) -> std::optional<absl::StatusOr<SliceBatch>> {
         if (i == 2) return absl::DataLossError("block 7 is damaged");
-        return SliceBatch{1, i, {}, {}, {}, 0};
+        SliceBatch batch;
+        batch.length = i;
+        return batch;
       },
       8);
   EXPECT_EQ(prefetcher.Next()->length, 0);

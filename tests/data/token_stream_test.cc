@@ -89,6 +89,11 @@ class Streams : public testing::TestWithParam<Case> {
       }
     }
   }
+  // Where in the sequence at `start` the document of its position `at` began, 0 if before it.
+  int64_t DocumentStart(int64_t start, int64_t at) const {
+    while (at > 0 && plain_.resets[start + at] == 0) --at;
+    return at;
+  }
   int64_t PlainTargets(int64_t begin, int64_t end) const {
     return end - begin -
            std::count(plain_.targets.begin() + begin, plain_.targets.begin() + end, kNoTarget);
@@ -117,7 +122,9 @@ TEST_P(Streams, AnyRangeIsThatOfThePlainForm) {
     int64_t end = static_cast<int64_t>(random.Below(2 * i + 1, units + 1)) * unit;
     if (i == 0) begin = 0, end = stream_->length();
     if (begin > end) std::swap(begin, end);
-    SliceBatch batch{1, end - begin, {}, {}, {}, 0};
+    SliceBatch batch;
+    batch.sequences = 1;
+    batch.length = end - begin;
     batch.tokens.resize(static_cast<size_t>(end - begin));
     batch.targets.resize(batch.tokens.size());
     batch.resets.resize((batch.tokens.size() + GetParam().alignment - 1) / GetParam().alignment);
@@ -154,6 +161,7 @@ TEST_P(Streams, SlicesAreAPureFunctionOfTheRequest) {
         const auto part = stream.Read({step, i, 1, begin, begin + T / 2});
         ASSERT_OK(part);
         ExpectPlain(*part, 0, start + begin);
+        EXPECT_EQ(part->document_starts, (std::vector<int64_t>{DocumentStart(start, begin)}));
         valid += part->valid;
       }
     }

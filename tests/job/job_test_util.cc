@@ -54,28 +54,38 @@ v1::RunConfig Effective(v1::RunConfig written, int vocabulary) {
 }
 
 RandomSource::RandomSource(const v1::RunConfig& effective)
-    : config_(effective), spec_(MakeSpec(effective.model())) {}
+    : RandomSource(effective, {.accumulation = effective.train().accumulation(),
+                               .micro_batches = effective.train().micro_batches()}) {}
+
+RandomSource::RandomSource(const v1::RunConfig& effective, const StepShare& share)
+    : config_(effective), share_(share), spec_(MakeSpec(effective.model())) {}
 
 absl::StatusOr<StepTokens> RandomSource::Load(int64_t step) {
   const v1::TrainConfig& train = config_.train();
+  const int all = train.accumulation() * train.micro_batches();
+  const int own = share_.accumulation * share_.micro_batches;
   StepTokens result;
-  int index = 0;
-  for (int a = 0; a < train.accumulation(); ++a) {
-    std::vector<std::vector<SliceTokens>> micro_batches;
-    for (int m = 0; m < train.micro_batches(); ++m) {
-      SliceBatch batch;
-      batch.sequences = train.sequences();
-      batch.length = train.sequence_length();
-      for (int b = 0; b < train.sequences(); ++b) {
-        AddSequence(spec_, step, index++, batch.length, batch);
-      }
-      result.tokens += batch.sequences * batch.length;
-      result.valid_targets += batch.valid;
-      micro_batches.push_back(CutIntoSlices(spec_, batch, train.slice(),
-                                            ComputeDType(config_.execution()),
-                                            ComputeDevice(config_.execution())));
+  std::vector<std::vector<SliceTokens>> micro_batches;
+  for (int index = 0; index < all; ++index) {
+    SliceBatch batch;
+    batch.sequences = train.sequences();
+    batch.length = train.sequence_length();
+    for (int b = 0; b < train.sequences(); ++b) {
+      AddSequence(spec_, step, index * train.sequences() + b, batch.length, batch);
     }
-    result.wavefronts.push_back(MakeTokenSource(std::move(micro_batches)));
+    result.tokens += batch.sequences * batch.length;
+    result.valid_targets += batch.valid;
+    if (index / own != share_.replica) continue;
+    micro_batches.push_back(CutIntoSlices(spec_, batch, train.slice(),
+                                          ComputeDType(config_.execution()),
+                                          ComputeDevice(config_.execution())));
+    // A rank has nothing but its own slices.
+    for (size_t s = 0; s < micro_batches.back().size(); ++s) {
+      if (static_cast<int>(s) % share_.sp_ranks != share_.sp_rank) micro_batches.back()[s] = {};
+    }
+    if (static_cast<int>(micro_batches.size()) == share_.micro_batches) {
+      result.wavefronts.push_back(MakeTokenSource(std::exchange(micro_batches, {})));
+    }
   }
   return result;
 }

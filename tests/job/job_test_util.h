@@ -2,7 +2,7 @@
 #pragma once
 
 #include "mnemo/v1/config.pb.h"
-#include "src/job/step_source.h"
+#include "src/job/shard_source.h"
 #include "src/model/spec.h"
 
 namespace mnemo {
@@ -21,10 +21,13 @@ v1::RunConfig Effective(v1::RunConfig written, int vocabulary = kTinyVocabulary)
 class RandomSource : public StepSource {
  public:
   explicit RandomSource(const v1::RunConfig& effective);
+  // One rank's share of the same steps.
+  RandomSource(const v1::RunConfig& effective, const StepShare& share);
   absl::StatusOr<StepTokens> Load(int64_t step) override;
 
  private:
   v1::RunConfig config_;
+  StepShare share_;
   ModelSpec spec_;
 };
 

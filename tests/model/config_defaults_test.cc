@@ -38,6 +38,7 @@ train {
 }
 data { document_reset: NONE prefetch: 2 }
 execution { device: CPU precision: F32 fused: true }
+parallel { zero: 1 }
 )";
 
 TEST(FillDefaultsTest, WritesEveryDefaultOfAMemoryBlock) {

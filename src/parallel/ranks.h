@@ -1,0 +1,64 @@
+// One rank's place in the mesh, and its means of talking to the others.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "src/parallel/communicator.h"
+#include "src/parallel/mesh.h"
+#include "src/parallel/relay.h"
+#include "src/parallel/transport.h"
+
+namespace mnemo {
+
+// Wavefronts of one dp replica. A step's accumulation x micro-batches are dealt to the replicas:
+// first the wavefronts, then, where they do not suffice, the micro-batches of each.
+struct ReplicaShare {
+  int accumulation = 1;
+  int micro_batches = 1;
+};
+// InvalidArgument unless dp divides their product in this way.
+absl::StatusOr<ReplicaShare> ShareOfReplica(int dp, int accumulation, int micro_batches);
+
+// One thread at a time.
+class Ranks {
+ public:
+  // A single rank that does everything.
+  static std::unique_ptr<Ranks> Alone();
+  // Every rank of the transport calls it with the same mesh, whose size is the transport's. The
+  // transport outlives the result. `timeout` is for one message of a collective or of the relay:
+  // as long as ranks may lie apart, with loading, evaluation and checkpoints in between.
+  static absl::StatusOr<std::unique_ptr<Ranks>> Create(Transport& transport, const Mesh& mesh,
+                                                       Timeout timeout = std::chrono::minutes(10));
+  ~Ranks();
+
+  const Mesh& mesh() const { return mesh_; }
+  const MeshPosition& position() const { return position_; }
+  int rank() const;
+  int size() const { return mesh_.size(); }
+  bool alone() const { return size() == 1; }
+  // One rank speaks for all: writes metrics, manifest and messages.
+  bool first() const { return rank() == 0; }
+
+  Communicator& world() { return *world_; }
+  // dp x sp: those that hold the same share of the parameters.
+  Communicator& replicas() { return *replicas_; }
+  // A relay between the ranks of this one's sp axis, with slots for full speed. One at a time.
+  std::unique_ptr<Relay> MakeRelay(const ScheduleShape& shape);
+
+  // Ends every wait of every rank with the reason.
+  void Abort(const absl::Status& why);
+
+ private:
+  Ranks(const Mesh& mesh, Transport* transport, Timeout timeout);
+  class Solitude;  // the transport of a single rank
+
+  Mesh mesh_;
+  MeshPosition position_;
+  std::unique_ptr<Solitude> solitude_;
+  Transport* transport_;
+  Timeout timeout_;
+  std::unique_ptr<Communicator> world_, replicas_;
+};
+
+}  // namespace mnemo

@@ -1,0 +1,193 @@
+// Many ranks train as one does: losses, norms and parameters, on every rank, whatever the mesh.
+#include <gtest/gtest.h>
+
+#include <mutex>
+
+#include "src/core/status.h"
+#include "src/job/trainer.h"
+#include "src/parallel/thread_transport.h"
+#include "tests/job/job_test_util.h"
+
+namespace mnemo {
+namespace {
+
+struct Outcome {
+  std::vector<v1::StepMetrics> steps;
+  std::vector<double> parameters;
+};
+
+StepShare ShareOf(const Ranks& ranks, const v1::TrainConfig& train) {
+  const auto share =
+      ShareOfReplica(ranks.mesh().dp, train.accumulation(), train.micro_batches()).value();
+  return {ranks.position().dp, ranks.mesh().dp,    ranks.position().sp,
+          ranks.mesh().sp,     share.accumulation, share.micro_batches};
+}
+
+absl::Status Train(const v1::RunConfig& config, Ranks& ranks, int steps, Outcome& outcome) {
+  RandomSource source(config, ShareOf(ranks, config.train()));
+  MNEMO_ASSIGN_OR_RETURN(auto trainer, Trainer::Create(config, source, ranks));
+  for (int i = 0; i < steps; ++i) {
+    MNEMO_RETURN_IF_ERROR(trainer->Step(outcome.steps.emplace_back()));
+  }
+  outcome.parameters = trainer->parameters().flat().ToDoubles();
+  return absl::OkStatus();
+}
+
+std::vector<Outcome> TrainOn(const v1::RunConfig& config, const Mesh& mesh, int steps) {
+  std::vector<Outcome> outcomes(mesh.size());
+  const ThreadTransportOptions options{.delays = {std::chrono::microseconds(300), 5}};
+  const absl::Status status =
+      RunOnThreads(mesh.size(), options, [&](Transport& transport) -> absl::Status {
+        EXPECT_EQ(transport.size(), mesh.size());
+        MNEMO_ASSIGN_OR_RETURN(auto ranks, Ranks::Create(transport, mesh));
+        MNEMO_RETURN_IF_ERROR(Train(config, *ranks, steps, outcomes[transport.rank()]));
+        return ranks->world().Barrier();
+      });
+  EXPECT_TRUE(status.ok()) << status;
+  return outcomes;
+}
+
+// 6 slices of 4 tokens, of which 4 ranks get two or one; 8 sequences a step.
+v1::RunConfig Config(v1::Block block) {
+  v1::RunConfig config = TinyRun(block);
+  config.mutable_execution()->set_precision(v1::F64);
+  config.mutable_train()->set_slice(block == v1::MAC ? 8 : 4);
+  config.mutable_train()->set_micro_batches(2);
+  config.mutable_train()->set_accumulation(2);
+  config.mutable_train()->set_sequences(2);
+  return Effective(config);
+}
+
+void ExpectLike(const Outcome& one, const Outcome& other, double tolerance) {
+  ASSERT_EQ(one.steps.size(), other.steps.size());
+  for (size_t i = 0; i < one.steps.size(); ++i) {
+    const v1::StepMetrics &a = one.steps[i], &b = other.steps[i];
+    EXPECT_NEAR(a.loss(), b.loss(), tolerance);
+    EXPECT_NEAR(a.gradient_norm(), b.gradient_norm(), tolerance * (1 + a.gradient_norm()));
+    EXPECT_EQ(a.tokens(), b.tokens());
+    ASSERT_EQ(a.layers_size(), b.layers_size());
+    for (int l = 0; l < a.layers_size(); ++l) {
+      EXPECT_NEAR(a.layers(l).theta(), b.layers(l).theta(), tolerance);
+      EXPECT_NEAR(a.layers(l).state_norm(), b.layers(l).state_norm(), tolerance * 10);
+      EXPECT_EQ(a.layers(l).clamp_hits(), b.layers(l).clamp_hits());
+    }
+  }
+  ASSERT_EQ(one.parameters.size(), other.parameters.size());
+  for (size_t i = 0; i < one.parameters.size(); ++i) {
+    // AdamW divides by the root of the second moment, which magnifies the rounding of tiny
+    // gradients.
+    ASSERT_NEAR(one.parameters[i], other.parameters[i], 1e3 * tolerance) << i;
+  }
+}
+
+class TrainerRanksTest : public testing::TestWithParam<v1::Block> {};
+
+TEST_P(TrainerRanksTest, EveryMeshTrainsAsOneRank) {
+  const v1::RunConfig config = Config(GetParam());
+  Outcome alone;
+  const auto ranks = Ranks::Alone();
+  ASSERT_TRUE(Train(config, *ranks, 3, alone).ok());
+  const int most = GetParam() == v1::MAC ? 3 : 4;
+  for (const Mesh& mesh : {Mesh{1, 2, 1}, Mesh{1, 3, 1}, Mesh{1, most, 1}, Mesh{2, 1, 1},
+                           Mesh{4, 1, 1}, Mesh{2, 2, 1}}) {
+    SCOPED_TRACE(ToString(mesh));
+    const std::vector<Outcome> outcomes = TrainOn(config, mesh, 3);
+    for (const Outcome& outcome : outcomes) {
+      ExpectLike(alone, outcome, 1e-10);
+      EXPECT_EQ(outcome.parameters, outcomes[0].parameters) << "ranks differ";
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Blocks, TrainerRanksTest,
+                         testing::Values(v1::LMM, v1::MAC, v1::MAG, v1::MAL, v1::TRANSFORMER),
+                         [](const auto& info) { return v1::Block_Name(info.param); });
+
+// Sharding the optimizer changes where it is computed and how its norm is summed, no more.
+TEST(TrainerRanks, ShardedAndWholeOptimizersAgree) {
+  v1::RunConfig config = Config(v1::MAG);
+  const std::vector<Outcome> sharded = TrainOn(config, {2, 2, 1}, 4);
+  config.mutable_parallel()->set_zero(0);
+  const std::vector<Outcome> whole = TrainOn(config, {2, 2, 1}, 4);
+  for (size_t r = 0; r < sharded.size(); ++r) ExpectLike(sharded[r], whole[r], 1e-12);
+}
+
+TEST(TrainerRanks, WhatOneRankWishesAllHear) {
+  const v1::RunConfig config = Config(v1::LMM);
+  std::vector<std::vector<bool>> stops(2), saves(2);
+  const absl::Status status = RunOnThreads(2, {}, [&](Transport& transport) -> absl::Status {
+    MNEMO_ASSIGN_OR_RETURN(auto ranks, Ranks::Create(transport, {1, 2, 1}));
+    RandomSource source(config, ShareOf(*ranks, config.train()));
+    MNEMO_ASSIGN_OR_RETURN(auto trainer, Trainer::Create(config, source, *ranks));
+    for (int step = 1; step <= 3; ++step) {
+      StepWishes wishes{.stop = ranks->rank() == 1 && step == 3,
+                        .save = ranks->rank() == 0 && step == 2};
+      v1::StepMetrics metrics;
+      MNEMO_RETURN_IF_ERROR(trainer->Step(metrics, false, &wishes));
+      stops[ranks->rank()].push_back(wishes.stop);
+      saves[ranks->rank()].push_back(wishes.save);
+    }
+    return absl::OkStatus();
+  });
+  ASSERT_TRUE(status.ok()) << status;
+  for (int r : {0, 1}) {
+    EXPECT_EQ(stops[r], (std::vector<bool>{false, false, true}));
+    EXPECT_EQ(saves[r], (std::vector<bool>{false, true, false}));
+  }
+}
+
+// A rank whose data fail tells the others, which end with its reason instead of waiting.
+TEST(TrainerRanks, ARankThatFailsEndsAll) {
+  class Failing : public RandomSource {
+   public:
+    using RandomSource::RandomSource;
+    absl::StatusOr<StepTokens> Load(int64_t step) override {
+      if (step == 2) return absl::DataLossError("shard 7 is damaged");
+      return RandomSource::Load(step);
+    }
+  };
+  const v1::RunConfig config = Config(v1::LMM);
+  std::mutex mutex;
+  std::vector<std::string> messages;
+  const absl::Status status = RunOnThreads(3, {}, [&](Transport& transport) -> absl::Status {
+    MNEMO_ASSIGN_OR_RETURN(auto ranks, Ranks::Create(transport, {1, 3, 1}));
+    const StepShare share = ShareOf(*ranks, config.train());
+    RandomSource good(config, share);
+    Failing bad(config, share);
+    StepSource& source = ranks->rank() == 1 ? static_cast<StepSource&>(bad) : good;
+    MNEMO_ASSIGN_OR_RETURN(auto trainer, Trainer::Create(config, source, *ranks));
+    absl::Status step;
+    v1::StepMetrics metrics;
+    while (step.ok() && trainer->step() < 5) step = trainer->Step(metrics);
+    const std::lock_guard lock(mutex);
+    messages.emplace_back(step.message());
+    return step;
+  });
+  ASSERT_EQ(messages.size(), 3u);
+  for (const std::string& message : messages) {
+    EXPECT_NE(message.find("shard 7 is damaged"), std::string::npos) << message;
+  }
+}
+
+TEST(TrainerRanks, AMeshThatDoesNotSuitIsRefused) {
+  const auto refusal = [](const v1::RunConfig& config, const Mesh& mesh) {
+    std::string message;
+    const absl::Status status =
+        RunOnThreads(mesh.size(), {}, [&](Transport& transport) -> absl::Status {
+          MNEMO_ASSIGN_OR_RETURN(auto ranks, Ranks::Create(transport, mesh));
+          RandomSource source(config);
+          return Trainer::Create(config, source, *ranks).status();
+        });
+    return std::string(status.message());
+  };
+  const v1::RunConfig config = Config(v1::LMM);
+  EXPECT_NE(refusal(config, {3, 1, 1}).find("3 replicas (dp) cannot share"), std::string::npos);
+  EXPECT_NE(refusal(config, {1, 7, 1}).find("only 6 slices"), std::string::npos);
+  v1::RunConfig full = TinyRun(v1::TRANSFORMER);
+  full.mutable_train()->set_slice(24);
+  full.mutable_model()->mutable_attention()->set_window(0);
+  EXPECT_NE(refusal(Effective(full), {1, 2, 1}).find("without a window"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace mnemo
