@@ -44,6 +44,17 @@ int64_t TransferState::moved() const {
 
 absl::Status TransferState::Wait(Timeout timeout) {
   const Clock::time_point deadline = Clock::now() + timeout;
+  // Ends after the lock, since the transport has locks of its own.
+  const struct Waiting {
+    explicit Waiting(TransferState& state) : state(state), waits(!state.finished()) {
+      if (waits) state.BeginWait();
+    }
+    ~Waiting() {
+      if (waits) state.EndWait();
+    }
+    TransferState& state;
+    const bool waits;
+  } waiting(*this);
   std::unique_lock lock(mutex_);
   bool in_time = changed_.wait_until(lock, deadline, [&] { return done_; });
   if (in_time && status_.ok() && visible_ > Clock::now()) {

@@ -75,6 +75,9 @@ class TransferState {
 
   // The handle was dropped early: stop touching the buffer, abort the transport, be done.
   virtual void GiveUp() = 0;
+  // Around a wait for what is not done: the transport may hurry.
+  virtual void BeginWait() {}
+  virtual void EndWait() {}
 
  private:
   const TransferInfo info_;

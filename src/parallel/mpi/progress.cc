@@ -13,8 +13,11 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr int kAlarmTag = 1 << 24;  // above every channel
-constexpr auto kIdlePause = 5ms;
-constexpr auto kLongestPause = 300us;
+// The longest pauses between polls: with nothing under way; with receives posted that nobody waits
+// for yet; and where somebody waits, here or, for what is sent, on the other side.
+constexpr auto kIdlePause = 20ms;
+constexpr auto kEasyPause = 2ms;
+constexpr auto kHurriedPause = 300us;
 // How long a failed rank waits for MPI to let go of buffers.
 constexpr auto kGrace = 200ms;
 
@@ -24,6 +27,9 @@ void MpiTransfer::GiveUp() {
   progress_.Abort(absl::CancelledError(ToString(info()) + ": given up"));
   while (!finished()) std::this_thread::sleep_for(1ms);
 }
+
+void MpiTransfer::BeginWait() { progress_.AddWaiter(1); }
+void MpiTransfer::EndWait() { progress_.AddWaiter(-1); }
 
 MpiProgress::MpiProgress(MPI_Comm comm, int rank, int size, const MpiOptions& options)
     : comm_(comm), rank_(rank), size_(size), options_(options) {
@@ -39,6 +45,16 @@ void MpiProgress::Post(std::shared_ptr<MpiTransfer> transfer) {
     }
     MNEMO_CHECK(!stop_, "MPI has ended");
     posted_.push_back(std::move(transfer));
+  }
+  changed_.notify_one();
+}
+
+void MpiProgress::AddWaiter(int change) {
+  {
+    std::lock_guard lock(mutex_);
+    waiters_ += change;
+    if (change < 0) return;
+    hurry_ = true;
   }
   changed_.notify_one();
 }
@@ -76,13 +92,8 @@ void MpiProgress::Loop() {
     moved |= StartDue();
     moved |= Test();
     HearAlarm();
-    if (Idle()) {
-      pause = kIdlePause;
-    } else if (moved) {
-      pause = 0us;
-    } else {
-      pause = std::min<Clock::duration>(pause + 1us + pause / 8, kLongestPause);
-    }
+    pause = moved ? 0us : std::min(pause + 1us + pause / 8, LongestPause());
+    if (Idle()) pause = kIdlePause;
   }
   if (!failed_ && !Idle()) {
     Fail(absl::CancelledError("its MPI session ended with messages under way"));
@@ -92,12 +103,22 @@ void MpiProgress::Loop() {
   }
 }
 
+MpiProgress::Clock::duration MpiProgress::LongestPause() const {
+  const bool sending = std::any_of(owners_.begin(), owners_.end(), [](const auto& owner) {
+    return owner == nullptr || owner->info().kind == TransferInfo::Kind::kSend;
+  });
+  std::lock_guard lock(mutex_);
+  return sending || waiters_ > 0 ? Clock::duration(kHurriedPause) : Clock::duration(kEasyPause);
+}
+
 // Sleeps up to `pause` or until there is something new, and takes that in. Short pauses only yield.
 bool MpiProgress::Collect(Clock::duration pause, bool& stop) {
   std::vector<std::shared_ptr<MpiTransfer>> taken;
   {
     std::unique_lock lock(mutex_);
-    const auto news = [&] { return stop_ || !posted_.empty() || (!status_.ok() && !failed_); };
+    const auto news = [&] {
+      return stop_ || hurry_ || !posted_.empty() || (!status_.ok() && !failed_);
+    };
     if (!news()) {
       if (pause < 20us) {
         lock.unlock();
@@ -108,6 +129,7 @@ bool MpiProgress::Collect(Clock::duration pause, bool& stop) {
       }
     }
     stop = stop_;
+    hurry_ = false;
     taken.swap(posted_);
   }
   for (auto& transfer : taken) {

@@ -26,6 +26,8 @@ class MpiTransfer : public TransferState {
   MpiTransfer(TransferInfo info, MpiProgress& progress, std::chrono::microseconds delay)
       : TransferState(std::move(info)), start(Clock::now() + delay), progress_(progress) {}
   void GiveUp() override;
+  void BeginWait() override;
+  void EndWait() override;
 
   std::span<const std::byte> source;
   std::span<std::byte> target;
@@ -50,6 +52,8 @@ class MpiProgress {
   ~MpiProgress() { Stop(); }
 
   void Post(std::shared_ptr<MpiTransfer> transfer);
+  // A thread has begun (1) or stopped (-1) to wait for a transfer.
+  void AddWaiter(int change);
   // Fails what is under way, and tells the other ranks.
   void Abort(const absl::Status& why);
   absl::Status status() const;
@@ -64,6 +68,7 @@ class MpiProgress {
 
   void Loop();
   bool Collect(Clock::duration pause, bool& stop);
+  Clock::duration LongestPause() const;
   bool Idle() const;  // nothing under way
   bool StartDue();
   absl::Status StartSend(const std::shared_ptr<MpiTransfer>& transfer);
@@ -88,6 +93,8 @@ class MpiProgress {
   std::vector<std::shared_ptr<MpiTransfer>> posted_;  // not yet seen by the thread
   absl::Status status_;
   bool stop_ = false;
+  int waiters_ = 0;
+  bool hurry_ = false;  // somebody has begun to wait
 
   // The thread's own.
   std::map<Key, Queue> waiting_;
