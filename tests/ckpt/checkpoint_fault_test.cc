@@ -165,6 +165,17 @@ TEST(CheckpointFaultTest, EverythingIsSyncedBeforeItIsReliedOn) {
                                  "sync directory " + checkpoints));
 }
 
+TEST(CheckpointFaultTest, ARemovedManifestIsGoneForGoodBeforeTheRest) {
+  const ScratchDirectory scratch;
+  const std::string directory = SaveState(Fs(), scratch / "run", 1, MakeState(1), 2).value();
+  FaultyFileSystem faulty(Fault::kNone, 0);
+  ASSERT_TRUE(RemoveCheckpoint(faulty, directory).ok());
+  EXPECT_THAT(faulty.log(),
+              ElementsAre("remove " + directory + "/manifest.pb", "sync directory " + directory,
+                          "remove " + directory + "/rank-00000.h5",
+                          "remove " + directory + "/rank-00001.h5", "rmdir " + directory));
+}
+
 TEST(CheckpointDirectoryTest, NamesAreReadAsTheyAreWritten) {
   for (const char* text :
        {"step-000000000000", "step-000000000123", "step-1234567890123", "step-000000000123.tmp",
