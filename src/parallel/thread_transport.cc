@@ -3,6 +3,7 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <string>
 #include <thread>
 #include <tuple>
 #include <utility>
@@ -223,7 +224,7 @@ absl::Status RunOnThreads(int ranks, const ThreadTransportOptions& options,
                           const std::function<absl::Status(Transport&)>& body) {
   ThreadWorld world(ranks, options);
   std::mutex mutex;
-  absl::Status first;
+  std::vector<absl::Status> errors;  // in the order of their coming
   std::vector<std::jthread> threads;
   for (int rank = 0; rank < ranks; ++rank) {
     threads.emplace_back([&, rank] {
@@ -233,13 +234,20 @@ absl::Status RunOnThreads(int ranks, const ThreadTransportOptions& options,
       if (status.ok()) return;
       {
         std::lock_guard lock(mutex);
-        first.Update(status);
+        errors.push_back(status);
       }
       transport.Abort(status);
     });
   }
   threads.clear();
-  return first;
+  if (errors.empty()) return absl::OkStatus();
+  // A rank whose wait was ended by another's failure may be the first to return; its message then
+  // holds the reason for the abort.
+  const std::string reason(world.rank(0).status().message());
+  for (const absl::Status& error : errors) {
+    if (std::string(error.message()).find(reason) == std::string::npos) return error;
+  }
+  return errors.front();
 }
 
 }  // namespace mnemo

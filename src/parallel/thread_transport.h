@@ -34,7 +34,7 @@ class ThreadWorld {
 
 // Runs body(transport) on one thread per rank, each with one thread for kernels
 // (SetThreadsForThisThread), and waits for all. The first rank to return an error or to throw
-// aborts the others; its error is what is returned.
+// aborts the others; its error is what is returned, not what followed from it.
 absl::Status RunOnThreads(int ranks, const ThreadTransportOptions& options,
                           const std::function<absl::Status(Transport&)>& body);
 
