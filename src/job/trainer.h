@@ -46,6 +46,12 @@ class Trainer {
   // out, those of any rank.
   absl::Status Step(v1::StepMetrics& metrics, bool statistics = true, StepWishes* wishes = nullptr);
 
+  // As if `step` steps had been taken. Parameters and optimizer state are set by the caller.
+  void Resume(int64_t step, const Optimizer::Counters& counters) {
+    step_ = step;
+    optimizer_->set_counters(counters);
+  }
+
   int64_t step() const { return step_; }  // taken so far
   const ModelSpec& spec() const { return spec_; }
   const v1::RunConfig& config() const { return config_; }

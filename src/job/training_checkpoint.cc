@@ -1,0 +1,207 @@
+#include "src/job/training_checkpoint.h"
+
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "src/ckpt/checkpoint_reader.h"
+#include "src/ckpt/checkpoint_writer.h"
+#include "src/core/backend.h"
+#include "src/core/status.h"
+#include "src/model/door.h"
+#include "src/model/parameter_shards.h"
+
+namespace mnemo {
+namespace {
+
+// What a rank has to say to the others: its error, or its result.
+std::string Pack(const absl::StatusOr<std::string>& result) {
+  if (result.ok()) return "+" + *result;
+  return fmt::format("-{} {}", static_cast<int>(result.status().code()),
+                     std::string(result.status().message()));
+}
+
+absl::StatusOr<std::string> Unpack(const std::string& text) {
+  if (text.starts_with('+')) return text.substr(1);
+  const size_t space = text.find(' ');
+  return absl::Status(static_cast<absl::StatusCode>(std::atoi(text.c_str() + 1)),
+                      text.substr(space + 1));
+}
+
+// The results of all ranks, or the first rank's error that had one: the same on all ranks.
+absl::StatusOr<std::vector<std::string>> Exchange(Ranks& ranks,
+                                                  const absl::StatusOr<std::string>& mine) {
+  MNEMO_ASSIGN_OR_RETURN(std::vector<std::string> all, ranks.world().AllGatherStrings(Pack(mine)));
+  for (std::string& text : all) {
+    MNEMO_ASSIGN_OR_RETURN(text, Unpack(text));
+  }
+  return all;
+}
+
+absl::StatusOr<std::string> Unneeded() { return std::string(); }
+
+// The rows of every parameter that this rank saves: those of a shard each, whether the optimizer is
+// sharded or not, so that the writing is shared out.
+ParameterShard SavedShard(Trainer& trainer) {
+  const Communicator& group = trainer.ranks().replicas();
+  return CutParameters(trainer.parameters(), group.size())[group.rank()];
+}
+
+Shape RowStart(const Shape& shape, int64_t row) {
+  Shape begin(shape.size(), 0);
+  if (!begin.empty()) begin[0] = row;
+  return begin;
+}
+
+std::vector<StatePiece> PiecesOf(Trainer& trainer) {
+  const ParameterShard shard = SavedShard(trainer);
+  std::map<int, ParameterRows> own;
+  std::vector<StatePiece> pieces;
+  const std::vector<ParameterInfo>& infos = trainer.parameters().infos();
+  for (const ParameterRows& rows : shard.rows) {
+    const ParameterInfo& info = infos[rows.parameter];
+    own[rows.parameter] = rows;
+    pieces.push_back({"parameter/" + info.name, info.shape, RowStart(info.shape, rows.begin),
+                      RowsOf(trainer.parameters(), rows)});
+  }
+  for (const StateTensor& state : trainer.optimizer().State()) {
+    const auto found = own.find(state.rows.parameter);
+    if (found == own.end()) continue;
+    const int64_t begin = std::max(found->second.begin, state.rows.begin);
+    const int64_t end = std::min(found->second.end, state.rows.end);
+    if (begin >= end) continue;
+    const Shape& shape = infos[state.rows.parameter].shape;
+    const Tensor part =
+        shape.empty() ? state.tensor
+                      : state.tensor.Slice(0, begin - state.rows.begin, end - state.rows.begin);
+    pieces.push_back({state.name, shape, RowStart(shape, begin), part});
+  }
+  return pieces;
+}
+
+int64_t SequencesPerStep(const v1::TrainConfig& train) {
+  return int64_t{train.sequences()} * train.micro_batches() * train.accumulation();
+}
+
+v1::TrainingState StateOf(const Trainer& trainer, v1::TrainingState state) {
+  const v1::TrainConfig& train = trainer.config().train();
+  const Optimizer::Counters& counters = trainer.optimizer().counters();
+  state.set_step(trainer.step());
+  state.set_updates(counters.updates);
+  state.set_skipped(counters.skipped);
+  state.set_bad_in_a_row(counters.bad_in_a_row);
+  state.set_seed(train.seed());
+  state.set_next_sample(trainer.step() * SequencesPerStep(train));
+  state.set_finished(trainer.step() >= train.steps());
+  return state;
+}
+
+absl::StatusOr<std::string> Commit(FileSystem& fs, const std::string& temporary,
+                                   const std::vector<std::string>& written,
+                                   const v1::CheckpointManifest& about, const Trainer& trainer) {
+  std::vector<v1::CheckpointFragment> fragments(written.size());
+  for (size_t r = 0; r < written.size(); ++r) {
+    MNEMO_CHECK(fragments[r].ParseFromString(written[r]));
+  }
+  v1::CheckpointManifest manifest = about;
+  *manifest.mutable_training() = StateOf(trainer, about.training());
+  return CommitCheckpoint(fs, temporary, fragments, std::move(manifest));
+}
+
+absl::Status CheckSame(const CheckpointReader& reader, const Trainer& trainer) {
+  const v1::TrainConfig& train = trainer.config().train();
+  const v1::TrainingState& state = reader.manifest().training();
+  if (state.seed() != train.seed()) {
+    return FailedPrecondition("{}: was trained with train.seed = {}, not {}", reader.directory(),
+                              state.seed(), train.seed());
+  }
+  if (state.next_sample() != state.step() * SequencesPerStep(train)) {
+    return FailedPrecondition(
+        "{}: its {} steps read {} sequences; here train.sequences x micro_batches x accumulation "
+        "is {}: another number would read the data in another order",
+        reader.directory(), state.step(), state.next_sample(), SequencesPerStep(train));
+  }
+  return absl::OkStatus();
+}
+
+// Reads rows of a tensor into `into`, which has their shape.
+absl::Status ReadRows(const CheckpointReader& reader, const std::string& name, const Shape& whole,
+                      int64_t first_row, const Tensor& into) {
+  const v1::CheckpointTensor* found = reader.Find(name);
+  if (found == nullptr || Shape(found->shape().begin(), found->shape().end()) != whole) {
+    return FailedPrecondition("{}: {} {}: it is of another model", reader.directory(),
+                              found == nullptr ? "has no tensor" : "has another shape of", name);
+  }
+  MNEMO_ASSIGN_OR_RETURN(const Tensor value,
+                         reader.ReadBox(name, {RowStart(whole, first_row), into.shape()}));
+  if (value.dtype() != into.dtype()) {
+    return FailedPrecondition("{}: {} is {}, but the run computes in {}; set execution.precision",
+                              reader.directory(), name, Name(value.dtype()), Name(into.dtype()));
+  }
+  Backend::For(into.device()).Copy(value.To(into.device()), into);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> ReadOwn(FileSystem& fs, const std::string& checkpoint,
+                                    Trainer& trainer) {
+  MNEMO_ASSIGN_OR_RETURN(const CheckpointReader reader, CheckpointReader::Open(fs, checkpoint));
+  MNEMO_RETURN_IF_ERROR(CheckSame(reader, trainer));
+  const std::vector<ParameterInfo>& infos = trainer.parameters().infos();
+  for (const ParameterRows& rows : SavedShard(trainer).rows) {
+    const ParameterInfo& info = infos[rows.parameter];
+    MNEMO_RETURN_IF_ERROR(ReadRows(reader, "parameter/" + info.name, info.shape, rows.begin,
+                                   RowsOf(trainer.parameters(), rows)));
+  }
+  for (const StateTensor& state : trainer.optimizer().State()) {
+    MNEMO_RETURN_IF_ERROR(ReadRows(reader, state.name, infos[state.rows.parameter].shape,
+                                   state.rows.begin, state.tensor));
+  }
+  const v1::TrainingState& training = reader.manifest().training();
+  trainer.Resume(training.step(), {.updates = training.updates(),
+                                   .skipped = training.skipped(),
+                                   .bad_in_a_row = training.bad_in_a_row()});
+  return std::string();
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> SaveTraining(FileSystem& fs, const std::string& checkpoints,
+                                         const v1::CheckpointManifest& about, Trainer& trainer) {
+  Ranks& ranks = trainer.ranks();
+  MNEMO_ASSIGN_OR_RETURN(
+      const std::vector<std::string> begun,
+      Exchange(ranks,
+               ranks.first() ? BeginCheckpoint(fs, checkpoints, trainer.step()) : Unneeded()));
+  const std::string& temporary = begun[0];
+  const auto write = [&]() -> absl::StatusOr<std::string> {
+    MNEMO_ASSIGN_OR_RETURN(const v1::CheckpointFragment fragment,
+                           WriteCheckpointFile(fs, temporary, ranks.rank(), PiecesOf(trainer)));
+    return fragment.SerializeAsString();
+  };
+  const auto written = Exchange(ranks, AtTheDoor(write));
+  if (!written.ok()) {
+    if (ranks.first()) AbandonCheckpoint(fs, temporary);
+    return written.status();
+  }
+  MNEMO_ASSIGN_OR_RETURN(
+      const std::vector<std::string> committed,
+      Exchange(ranks,
+               ranks.first() ? Commit(fs, temporary, *written, about, trainer) : Unneeded()));
+  return committed[0];
+}
+
+absl::Status RestoreTraining(FileSystem& fs, const std::string& checkpoint, Trainer& trainer) {
+  Ranks& ranks = trainer.ranks();
+  const auto read = [&] { return ReadOwn(fs, checkpoint, trainer); };
+  MNEMO_RETURN_IF_ERROR(Exchange(ranks, AtTheDoor(read)).status());
+  const ParameterSet& parameters = trainer.parameters();
+  std::vector<int64_t> pieces;
+  for (const ParameterShard& shard : CutParameters(parameters, ranks.replicas().size())) {
+    pieces.push_back(shard.flat_end - shard.flat_begin);
+  }
+  const ParameterShard own = SavedShard(trainer);
+  return ranks.replicas().AllGather(parameters.flat().Slice(0, own.flat_begin, own.flat_end),
+                                    parameters.flat(), pieces);
+}
+
+}  // namespace mnemo

@@ -1,0 +1,31 @@
+// A training run as a checkpoint, and back: parameters, optimizer state and counters. What else
+// decides the later steps (the data, the seed) is named in the manifest and checked on the way
+// back.
+//
+// Every rank of the job calls these functions together; each writes and reads what it holds, and
+// all return the same Status. Steps after a restore are bitwise those of the run that saved, on the
+// same mesh; on another, to rounding.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "mnemo/v1/checkpoint.pb.h"
+#include "src/core/file_system.h"
+#include "src/job/trainer.h"
+
+namespace mnemo {
+
+// Saves into `checkpoints` (RUN/checkpoints), which all ranks see under that name, and returns the
+// new checkpoint's directory. `about`, of the first rank: writer, config, plan, tokenizer, and of
+// the training state data_digest and tokens_seen; the rest is the trainer's. After an error the
+// trainer goes on as if nothing had happened, and earlier checkpoints are whole.
+absl::StatusOr<std::string> SaveTraining(FileSystem& fs, const std::string& checkpoints,
+                                         const v1::CheckpointManifest& about, Trainer& trainer);
+
+// Takes a trainer, just made, to where the checkpoint was. FailedPrecondition if the checkpoint is
+// of another model, precision, seed or number of sequences a step; DataLoss if it is damaged. After
+// an error the trainer is of no use.
+absl::Status RestoreTraining(FileSystem& fs, const std::string& checkpoint, Trainer& trainer);
+
+}  // namespace mnemo
