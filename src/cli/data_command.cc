@@ -1,10 +1,10 @@
 #include <fmt/format.h>
 
-#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "src/cli/command.h"
+#include "src/core/log.h"
 #include "src/core/status.h"
 #include "src/data/inspect.h"
 #include "src/data/prepare.h"
@@ -57,7 +57,9 @@ void PrintSummary(const PrepareFlags& flags, const PrepareSummary& summary) {
                                    {"text_bytes", summary.bytes},
                                    {"seconds", summary.seconds},
                                    {"megabytes_per_second", speed},
-                                   {"resumed_shards", summary.resumed_shards}};
+                                   {"resumed_shards", summary.resumed_shards},
+                                   {"hidden_left_out", summary.hidden},
+                                   {"binary_left_out", summary.binary}};
     for (int i = 0; i < 2; ++i) {
       json[splits[i]] = {{"shards", summary.shards[i]},
                          {"documents", summary.documents[i]},
@@ -73,6 +75,12 @@ void PrintSummary(const PrepareFlags& flags, const PrepareSummary& summary) {
   }
   if (summary.resumed_shards > 0)
     fmt::print("{} shards were there already\n", summary.resumed_shards);
+  if (summary.hidden > 0) {
+    fmt::print("left out: {} hidden files and directories (--hidden takes them)\n", summary.hidden);
+  }
+  if (summary.binary > 0) {
+    fmt::print("left out: {} files that are no text (--binary takes them)\n", summary.binary);
+  }
   fmt::print("tokenizer {}, vocabulary {}; {:.1f} MB of text in {:.1f} s, {:.1f} MB/s\n",
              summary.tokenizer.kind, summary.tokenizer.vocabulary,
              static_cast<double>(summary.bytes) / kMegabyte, summary.seconds, speed);
@@ -91,6 +99,9 @@ absl::Status RunPrepare(const PrepareFlags& flags) {
   const absl::StatusOr<PrepareSummary> summary = Prepare(FileSystem::Posix(), options, show);
   line.Finish();
   if (!summary.ok()) return summary.status();
+  for (const std::string& path : summary->named_binary) {
+    LogWarning("{} has NUL bytes: is it text?", path);
+  }
   PrintSummary(flags, *summary);
   return absl::OkStatus();
 }
@@ -105,6 +116,9 @@ void AddInputFlags(CLI::App* command, PrepareFlags& flags) {
       ->allow_extra_args(false);
   command->add_option("--exclude", input.exclude, "Patterns of file names to leave out")
       ->allow_extra_args(false);
+  command->add_flag("--hidden", input.hidden,
+                    "Also what has a name with a leading dot, in directories");
+  command->add_flag("--binary", input.binary, "Also files with NUL bytes, in directories");
   command->add_flag("--jsonl", input.jsonl,
                     "All inputs are JSONL (always so: *.jsonl and *.ndjson)");
   command->add_option("--field", input.field, "JSONL: the field with the text")
@@ -112,14 +126,17 @@ void AddInputFlags(CLI::App* command, PrepareFlags& flags) {
   command->add_option("--delimiter", flags.delimiter,
                       "Plain text: lines that separate documents; '' for blank lines (default: a "
                       "file is a document)");
-  const std::map<std::string, InvalidUtf8> policies = {{"error", InvalidUtf8::kError},
-                                                       {"replace", InvalidUtf8::kReplace},
-                                                       {"skip", InvalidUtf8::kSkip}};
   command
-      ->add_option("--invalid-utf8", flags.options.invalid_utf8,
-                   "Bytes that are not UTF-8, where that is needed: error, replace (by U+FFFD) or "
-                   "skip (leave them out)")
-      ->transform(CLI::CheckedTransformer(policies))
+      ->add_option_function<std::string>(
+          "--invalid-utf8",
+          [&flags](const std::string& name) {
+            flags.options.invalid_utf8 = name == "replace" ? InvalidUtf8::kReplace
+                                         : name == "skip"  ? InvalidUtf8::kSkip
+                                                           : InvalidUtf8::kError;
+          },
+          "Bytes that are not UTF-8, where that is needed: error, replace (by U+FFFD) or skip "
+          "(leave them out)")
+      ->check(CLI::IsMember({"error", "replace", "skip"}))
       ->default_str("error");
 }
 

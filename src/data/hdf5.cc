@@ -159,6 +159,12 @@ absl::StatusOr<Hdf5File> Hdf5File::OpenReadOnly(const std::string& path) {
 }
 
 absl::StatusOr<Hdf5File> Hdf5File::Create(const std::string& path) {
+  // As above.
+  std::FILE* probe = std::fopen(path.c_str(), "ab");
+  if (probe == nullptr) {
+    return absl::UnavailableError(fmt::format("cannot create {}: {}", path, std::strerror(errno)));
+  }
+  std::fclose(probe);
   Hdf5Lock lock;
   Hdf5Handle access = Own<H5Pclose>(H5Pcreate(H5P_FILE_ACCESS));
   Hdf5Handle creation = Timeless(H5P_FILE_CREATE);

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <chrono>
 #include <optional>
+#include <utility>
 
 #include "src/core/status.h"
 #include "src/core/thread_pool.h"
 #include "src/data/ordered_pipeline.h"
 #include "src/data/prepare_directory.h"
+#include "src/data/recorded_inputs.h"
 #include "src/data/split_writer.h"
 #include "src/data/tokenizer_sample.h"
 
@@ -110,10 +112,8 @@ void Report(Reporter& reporter, const UnitFeeder& feeder, const PrepareManifest&
 }
 
 // The run proper: everything is set up, `manifest` says what is there already.
-absl::Status Tokenise(FileSystem& fs, const PrepareOptions& options,
-                      const std::vector<InputFile>& files, const Tokenizer& tokenizer,
-                      PrepareManifest& manifest, Reporter& reporter, int64_t& bytes) {
-  UnitFeeder feeder(files, options.input, options.holdout, options.seed, manifest.splits);
+absl::Status Tokenise(FileSystem& fs, const PrepareOptions& options, UnitFeeder& feeder,
+                      const Tokenizer& tokenizer, PrepareManifest& manifest, Reporter& reporter) {
   const EncodeOptions encode{options.input.field, options.invalid_utf8};
   const ShardTokenizer description = tokenizer.description();
   SplitWriter train(fs, options.out, kTrain, description, tokenizer.model(), options.shard_bytes,
@@ -140,7 +140,6 @@ absl::Status Tokenise(FileSystem& fs, const PrepareOptions& options,
   }
   MNEMO_RETURN_IF_ERROR(train.Finish());
   MNEMO_RETURN_IF_ERROR(eval.Finish());
-  bytes = feeder.bytes_read();
   Report(reporter, feeder, manifest, train, eval);
   return absl::OkStatus();
 }
@@ -152,7 +151,7 @@ absl::Status CheckSplits(const PrepareOptions& options, const PrepareManifest& m
   if (options.holdout == 0 || (train && eval)) return absl::OkStatus();
   return FailedPrecondition(
       "a hold-out of {} chose {} of the documents: give more documents (--delimiter cuts files "
-      "into them), another --seed, or another --holdout",
+      "into them), another --seed, or another --holdout, with --overwrite",
       options.holdout, eval ? "all" : "none");
 }
 
@@ -176,7 +175,8 @@ absl::StatusOr<PrepareSummary> Prepare(FileSystem& fs, const PrepareOptions& opt
   MNEMO_RETURN_IF_ERROR(CheckOptions(options));
   InputOptions input = options.input;
   input.skip_directory = options.out;
-  MNEMO_ASSIGN_OR_RETURN(std::vector<InputFile> files, ListInputs(input));
+  MNEMO_ASSIGN_OR_RETURN(const InputList inputs, ListInputs(input));
+  const std::vector<InputFile>& files = inputs.files;
 
   std::optional<Reporter> training;
   const auto train = [&]() -> absl::StatusOr<std::string> {
@@ -191,18 +191,25 @@ absl::StatusOr<PrepareSummary> Prepare(FileSystem& fs, const PrepareOptions& opt
   const int64_t resumed = static_cast<int64_t>(manifest.splits[kTrain].shards.size() +
                                                manifest.splits[kEval].shards.size());
   Reporter reporter("tokenising", files, callback);
-  int64_t bytes = 0;
+  const std::vector<PreparedInput> before = std::exchange(manifest.inputs, RecordInputs(files));
+  UnitFeeder feeder(files, options.input, options.holdout, options.seed, manifest.splits,
+                    FirstDifference(before, manifest.inputs));
   if (!manifest.complete) {
-    MNEMO_RETURN_IF_ERROR(
-        Tokenise(fs, options, files, *directory.tokenizer, manifest, reporter, bytes));
+    MNEMO_RETURN_IF_ERROR(Tokenise(fs, options, feeder, *directory.tokenizer, manifest, reporter));
     MNEMO_RETURN_IF_ERROR(CheckSplits(options, manifest));
     manifest.complete = true;
+    MNEMO_RETURN_IF_ERROR(manifest.Save(fs, options.out));
+  } else if (!SurelyTheSame(before, manifest.inputs)) {
+    MNEMO_RETURN_IF_ERROR(feeder.ExpectNothingNew({options.input.field, options.invalid_utf8}));
     MNEMO_RETURN_IF_ERROR(manifest.Save(fs, options.out));
   }
   PrepareSummary summary = Summarise(manifest, directory.tokenizer->description());
   summary.resumed_shards = resumed;
-  summary.bytes = bytes;
+  summary.bytes = feeder.bytes_read();
   summary.seconds = reporter.Seconds();
+  summary.hidden = inputs.hidden;
+  summary.binary = inputs.binary;
+  summary.named_binary = inputs.named_binary;
   return summary;
 }
 

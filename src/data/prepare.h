@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "src/core/file_system.h"
@@ -58,16 +59,20 @@ struct PrepareSummary {
   int64_t resumed_shards = 0;  // that were there already
   int64_t bytes = 0;           // of text read
   double seconds = 0;          // tokenising, without training the tokenizer
+  int64_t hidden = 0;          // files and directories of the input that were left out,
+  int64_t binary = 0;          // by cause; see InputList
+  std::vector<std::string> named_binary;
 };
 
 // Called from Prepare()'s thread, at most some five times a second and once at the end.
 using ProgressCallback = std::function<void(const PrepareProgress&)>;
 
 // Goes on where a killed run with the same options stopped; the result is the same, byte for byte.
-// Errors:
+// After a finished run only the sizes and times of the inputs are looked at, and where these are
+// not the same (or not known) their text. Errors:
 //   InvalidArgument     options, or text that is malformed (file, and line or byte)
-//   FailedPrecondition  `out` holds other data, or the input changed since the killed run, or the
-//                       hold-out chose no document or all of them
+//   FailedPrecondition  `out` holds other data, or the text of the input changed since the killed
+//                       or finished run, or the hold-out chose no document or all of them
 //   NotFound, Unavailable, ...  the file system's, e.g. a full disk
 // After any error the finished shards are whole and a second call goes on from them.
 absl::StatusOr<PrepareSummary> Prepare(FileSystem& fs, const PrepareOptions& options,

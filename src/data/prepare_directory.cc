@@ -120,7 +120,13 @@ absl::StatusOr<PreparedDirectory> OpenPreparedDirectory(
   if (options.overwrite) MNEMO_RETURN_IF_ERROR(RemoveOld(fs, options.out));
   MNEMO_ASSIGN_OR_RETURN(std::optional<PrepareManifest> manifest,
                          PrepareManifest::Load(fs, options.out));
-  if (manifest.has_value()) return Resume(fs, options, *std::move(manifest));
+  if (manifest.has_value()) {
+    const bool nothing_finished =
+        manifest->splits[kTrain].shards.empty() && manifest->splits[kEval].shards.empty();
+    absl::StatusOr<PreparedDirectory> resumed = Resume(fs, options, *std::move(manifest));
+    if (!nothing_finished || !absl::IsFailedPrecondition(resumed.status())) return resumed;
+    MNEMO_RETURN_IF_ERROR(RemoveOld(fs, options.out));
+  }
   MNEMO_ASSIGN_OR_RETURN(std::vector<std::string> names, fs.List(options.out));
   for (const std::string& name : names) {
     if (IsShardName(name)) {

@@ -20,7 +20,8 @@ struct PreparedDirectory {
 
 // Makes the directory, gets the tokenizer (calling `train` if one must be trained) and writes the
 // first manifest; or, if the directory holds a manifest of the same settings, goes on from that.
-// FailedPrecondition if it holds other data and `overwrite` is off.
+// FailedPrecondition if it holds other data and `overwrite` is off; settings with which no shard
+// was finished are forgotten.
 absl::StatusOr<PreparedDirectory> OpenPreparedDirectory(
     FileSystem& fs, const PrepareOptions& options,
     const std::function<absl::StatusOr<std::string>()>& train);

@@ -55,6 +55,11 @@ absl::StatusOr<std::optional<PrepareManifest>> PrepareManifest::Load(FileSystem&
     for (size_t i = 0; i < kSplitNames.size(); ++i) {
       manifest.splits[i] = ParseSplit(json.at("splits").at(kSplitNames[i]));
     }
+    for (const auto& input : json.value("inputs", nlohmann::ordered_json::array())) {
+      manifest.inputs.push_back({input.at("file").get<std::string>(),
+                                 input.at("bytes").get<int64_t>(),
+                                 input.at("modified").get<int64_t>()});
+    }
   } catch (const std::exception& error) {
     return DataLoss("cannot understand {}: {}; prepare the data again, with --overwrite", path,
                     error.what());
@@ -67,6 +72,10 @@ absl::Status PrepareManifest::Save(FileSystem& fs, const std::string& directory)
       {"format", kFormat}, {"version", kVersion}, {"complete", complete}, {"settings", settings}};
   for (size_t i = 0; i < kSplitNames.size(); ++i)
     json["splits"][kSplitNames[i]] = ToJson(splits[i]);
+  for (const PreparedInput& input : inputs) {
+    json["inputs"].push_back(
+        {{"file", input.path}, {"bytes", input.size}, {"modified", input.modified}});
+  }
   return WriteFileAtomically(fs, directory + "/" + kPrepareManifest, json.dump(2) + "\n");
 }
 

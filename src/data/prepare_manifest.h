@@ -34,9 +34,17 @@ struct SplitProgress {
   std::vector<FinishedShard> shards;
 };
 
+// A file of the input as it was when reading began. Says without reading that nothing has changed.
+struct PreparedInput {
+  std::string path;                  // as it was given
+  int64_t size = -1, modified = -1;  // as of InputFile
+  bool operator==(const PreparedInput&) const = default;
+};
+
 struct PrepareManifest {
   nlohmann::ordered_json settings;  // everything that the output depends on, besides the input
   std::array<SplitProgress, 2> splits;
+  std::vector<PreparedInput> inputs;  // in order; those of the last run that went on
   bool complete = false;
 
   // nullopt if there is none. DataLoss if it cannot be understood.

@@ -11,17 +11,23 @@ std::string_view View(const Digest& digest) {
   return {reinterpret_cast<const char*>(digest.bytes.data()), digest.bytes.size()};
 }
 
-absl::Status Changed() {
-  return absl::FailedPreconditionError(
-      "the input is not the text that the finished shards were made from: give the same input to "
-      "go on, or --overwrite to start again");
-}
-
 }  // namespace
 
 UnitFeeder::UnitFeeder(std::vector<InputFile> files, const InputOptions& input, double holdout,
-                       uint64_t seed, const std::array<SplitProgress, 2>& resume)
-    : reader_(std::move(files), input), holdout_(holdout), seed_(seed), resume_(resume) {}
+                       uint64_t seed, const std::array<SplitProgress, 2>& resume,
+                       std::string difference)
+    : reader_(std::move(files), input),
+      holdout_(holdout),
+      seed_(seed),
+      resume_(resume),
+      difference_(std::move(difference)) {}
+
+absl::Status UnitFeeder::Changed(const TextUnit& unit) const {
+  return FailedPrecondition(
+      "the input is not the text that the finished shards were made from ({}): give the same input "
+      "to go on, or --overwrite to start again",
+      difference_.empty() ? "it differs in " + FileName(unit) + ", or before" : difference_);
+}
 
 // A document's first unit decides, as the rest may still be to come.
 Split UnitFeeder::Choose(const Digest& digest) const {
@@ -38,7 +44,7 @@ absl::StatusOr<bool> UnitFeeder::Next(FedUnit& fed) {
     MNEMO_ASSIGN_OR_RETURN(bool more, reader_.Next(fed.unit));
     if (!more) {
       for (size_t i = 0; i < state_.size(); ++i) {
-        if (state_[i].documents < resume_[i].documents) return Changed();
+        if (state_[i].documents < resume_[i].documents) return Changed(fed.unit);
       }
       return false;
     }
@@ -56,13 +62,25 @@ absl::StatusOr<bool> UnitFeeder::Next(FedUnit& fed) {
     const SplitProgress& resume = resume_[split_];
     if (state.documents <= resume.documents) {
       const bool end = fed.unit.last && state.documents == resume.documents;
-      if (end && state.chain != resume.chain) return Changed();
+      if (end && state.chain != resume.chain) return Changed(fed.unit);
       continue;
     }
     fed.split = split_;
     fed.documents = state.documents;
     fed.chain = state.chain;
     return true;
+  }
+}
+
+absl::Status UnitFeeder::ExpectNothingNew(const EncodeOptions& options) {
+  FedUnit fed;
+  std::string storage;
+  while (true) {
+    MNEMO_ASSIGN_OR_RETURN(const bool more, Next(fed));
+    if (!more) return absl::OkStatus();
+    // Documents without text leave no trace in shards.
+    const auto text = UnitText(fed.unit, FileName(fed.unit), options, storage);
+    if (!text.ok() || !text->empty()) return Changed(fed.unit);
   }
 }
 

@@ -12,6 +12,7 @@ namespace mnemo {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 struct Outcome {
   int code = 0;
@@ -51,6 +52,39 @@ TEST(DataCommand, PreparesAndInspects) {
   const Outcome again = RunMnemo({"prepare", directory / "in", "--out", directory / "out"});
   EXPECT_EQ(again.code, kExitError);
   EXPECT_THAT(again.error, HasSubstr("(holdout was 0.3 and is 0.0)"));
+}
+
+TEST(DataCommand, LeavesOutWhatIsHiddenOrNoText) {
+  const TestDirectory directory;
+  WriteText(directory / "in/a.txt", "text");
+  WriteText(directory / "in/.git/config", "hidden");
+  WriteText(directory / "in/.hidden", "hidden");
+  const std::string_view binary(
+      "\x7F"
+      "ELF\0\1",
+      6);
+  WriteText(directory / "in/a.out", binary);
+  const auto prepare = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"prepare", "--out", directory / "out", "--overwrite"});
+    return RunMnemo(more);
+  };
+  Outcome outcome = prepare({directory / "in"});
+  EXPECT_EQ(outcome.code, kExitOk) << outcome.error;
+  EXPECT_THAT(outcome.out, HasSubstr("5 tokens in 1 documents"));
+  EXPECT_THAT(outcome.out, HasSubstr("left out: 2 hidden files and directories (--hidden"));
+  EXPECT_THAT(outcome.out, HasSubstr("left out: 1 files that are no text (--binary"));
+  outcome = prepare({directory / "in", "--hidden", "--binary"});
+  EXPECT_THAT(outcome.out, HasSubstr("in 4 documents"));
+  EXPECT_THAT(outcome.out, Not(HasSubstr("left out")));
+  // What is named is meant.
+  outcome = prepare({directory / "in/a.out", directory / "in/.hidden"});
+  EXPECT_EQ(outcome.code, kExitOk) << outcome.error;
+  EXPECT_THAT(outcome.out, HasSubstr("14 tokens in 2 documents"));
+  EXPECT_THAT(outcome.error, HasSubstr("in/a.out has NUL bytes: is it text?"));
+}
+
+TEST(DataCommand, ShowsTheChoicesOfItsFlags) {
+  EXPECT_THAT(RunMnemo({"prepare", "--help"}).out, HasSubstr("{error,replace,skip}=error"));
 }
 
 TEST(DataCommand, CutsAtBlankLines) {

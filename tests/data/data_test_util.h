@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "src/core/file_system.h"
+#include "src/data/sentencepiece/load_plugin.h"
 #include "src/data/shard_format.h"
 #include "src/data/token_set.h"
 
@@ -57,6 +58,14 @@ std::string Failure(const T& value) {
   EXPECT_FALSE(status.ok());
   return std::string(status.message());
 }
+
+// First line of tests that need SentencePiece. Only builds with sanitizers cannot load it.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define MNEMO_NEED_SENTENCEPIECE() \
+  if (!internal::SentencePieceApi().ok()) GTEST_SKIP() << internal::SentencePieceApi().status()
+#else
+#define MNEMO_NEED_SENTENCEPIECE() ASSERT_OK(internal::SentencePieceApi())
+#endif
 
 using Documents = std::vector<std::vector<int32_t>>;  // without separators
 

@@ -5,7 +5,6 @@
 #include <filesystem>
 
 #include "src/data/prepare_manifest.h"
-#include "src/data/sentencepiece/load_plugin.h"
 #include "src/data/shard_writer.h"
 #include "tests/data/prepare_test_util.h"
 
@@ -69,7 +68,7 @@ TEST_F(PrepareErrors, InvalidUtf8InJsonCanBeRepaired) {
 }
 
 TEST_F(PrepareErrors, InvalidUtf8ForSentencePieceNamesFileAndByte) {
-  if (!internal::SentencePieceApi().ok()) GTEST_SKIP() << internal::SentencePieceApi().status();
+  MNEMO_NEED_SENTENCEPIECE();
   std::string text;
   for (int i = 0; i < 100000; ++i) text += fmt::format("line {} of the text\n", i % 1000);
   ASSERT_GT(text.size(), kUnitBytes + kPieceBytes);
@@ -114,6 +113,27 @@ TEST_F(PrepareErrors, EmptyAndMissingInput) {
   options.input.paths = {directory_.path()};
   options.input.include = {"*.cc"};
   EXPECT_THAT(Failure(RunPrepare(options)), HasSubstr("matches: check --include and --exclude"));
+}
+
+TEST_F(PrepareErrors, SaysWhatWasLeftOutIfNothingIsLeft) {
+  PrepareOptions options = Options("in/.git/a.txt", "text");
+  WriteText(directory_ / "in/a.o", std::string_view("a\0", 2));
+  options.input.paths = {directory_ / "in"};
+  EXPECT_THAT(Failure(RunPrepare(options)),
+              HasSubstr("1 hidden skipped: --hidden; 1 binary skipped: --binary"));
+}
+
+// Nothing was made that would have to be kept.
+TEST_F(PrepareErrors, AFailedFirstRunDoesNotBindTheNext) {
+  PrepareOptions options = Options("a.jsonl", "{\"body\": \"fine\"}\n");
+  options.overwrite = false;
+  EXPECT_THAT(Failure(RunPrepare(options)), HasSubstr("name the right one with --field"));
+  EXPECT_TRUE(FileSystem::Posix().Exists(options.out + "/prepare.json"));
+  options.input.field = "body";
+  ASSERT_OK(RunPrepare(options));
+  EXPECT_THAT(PreparedText(options.out, ShardRole::kTraining), ElementsAre("fine"));
+  options.input.field = "text";
+  EXPECT_THAT(Failure(RunPrepare(options)), HasSubstr("holds data prepared in another way"));
 }
 
 TEST_F(PrepareErrors, OptionsOutOfRange) {

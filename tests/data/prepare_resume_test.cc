@@ -9,6 +9,7 @@
 namespace mnemo {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 class PrepareResume : public testing::Test {
@@ -72,6 +73,43 @@ TEST_F(PrepareResume, AFinishedRunIsDoneAtOnce) {
   EXPECT_EQ(Snapshot(directory_ / "whole"), whole_);
 }
 
+// Finished data is not given out for that of another input.
+TEST_F(PrepareResume, AFinishedRunRefusesAnInputThatChanged) {
+  const auto refusal = [&] { return Failure(Run("whole")); };
+  const std::string text = ReadText(directory_ / "in/02.txt");
+  WriteText(directory_ / "in/02.txt", text + "more");
+  EXPECT_THAT(refusal(), AllOf(HasSubstr("in/02.txt has changed"), HasSubstr("--overwrite")));
+  // As long as before.
+  std::string other = text;
+  other[0] ^= 1;
+  WriteText(directory_ / "in/02.txt", other);
+  std::filesystem::last_write_time(directory_ / "in/02.txt", std::filesystem::file_time_type());
+  EXPECT_THAT(refusal(), HasSubstr("in/02.txt has changed"));
+  WriteText(directory_ / "in/02.txt", text);
+  WriteText(directory_ / "in/99.txt", "new");
+  EXPECT_THAT(refusal(), HasSubstr("in/99.txt is new"));
+  std::filesystem::rename(directory_ / "in/99.txt", directory_ / "in/.hidden");
+  std::filesystem::rename(directory_ / "in/59.txt", directory_ / "59.txt");
+  EXPECT_THAT(refusal(), HasSubstr("in/59.txt is gone"));
+  EXPECT_EQ(Snapshot(directory_ / "whole"), whole_);
+  PrepareOptions options = Options("whole");
+  options.overwrite = true;
+  ASSERT_OK(RunPrepare(options));
+  EXPECT_NE(Snapshot(directory_ / "whole"), whole_);
+}
+
+// Files that were copied or touched are the same input if their text is.
+TEST_F(PrepareResume, AFinishedRunReadsWhatMayHaveChanged) {
+  std::filesystem::last_write_time(directory_ / "in/02.txt", std::filesystem::file_time_type());
+  WriteText(directory_ / "in/zz.txt", "");
+  auto summary = Run("whole");
+  ASSERT_OK(summary);
+  EXPECT_GT(summary->bytes, 0);
+  summary = Run("whole");
+  ASSERT_OK(summary);
+  EXPECT_EQ(summary->bytes, 0) << "the new time is not known";
+}
+
 // A shard that was renamed into place, but whose manifest entry was lost, is written again.
 TEST_F(PrepareResume, AShardTheManifestDoesNotKnowIsReplaced) {
   std::filesystem::copy(directory_ / "whole", directory_ / "lost");
@@ -91,7 +129,8 @@ TEST_F(PrepareResume, RefusesAnInputThatChanged) {
     if (manifest && !manifest->splits[0].shards.empty()) break;
   }
   WriteText(directory_ / "in/02.txt", "changed");
-  EXPECT_THAT(Failure(Run("stop")), HasSubstr("the input is not the text that the finished"));
+  EXPECT_THAT(Failure(Run("stop")), AllOf(HasSubstr("the input is not the text that the finished"),
+                                          HasSubstr("in/02.txt has changed")));
   std::filesystem::remove_all(directory_ / "in");
   WriteText(directory_ / "in/01.txt", "short");
   EXPECT_THAT(Failure(Run("stop")), HasSubstr("the input is not the text that the finished"));

@@ -9,7 +9,6 @@
 #include <thread>
 
 #include "src/core/random.h"
-#include "src/data/sentencepiece/load_plugin.h"
 #include "tests/data/prepare_test_util.h"
 
 namespace mnemo {
@@ -200,7 +199,7 @@ TEST(Prepare, ReportsProgress) {
 }
 
 TEST(Prepare, TrainsASentencePieceTokenizer) {
-  if (!internal::SentencePieceApi().ok()) GTEST_SKIP() << internal::SentencePieceApi().status();
+  MNEMO_NEED_SENTENCEPIECE();
   const TestDirectory directory;
   const std::string text = SomeText(200000, 1);
   WriteText(directory / "a.txt", text);

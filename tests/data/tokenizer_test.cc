@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "src/data/sentencepiece/load_plugin.h"
 #include "tests/data/data_test_util.h"
 
 namespace mnemo {
@@ -40,9 +39,7 @@ TEST(MakeTokenizer, NamesWhatThereIs) {
 
 class SentencePiece : public testing::Test {
  protected:
-  void SetUp() override {
-    if (!internal::SentencePieceApi().ok()) GTEST_SKIP() << internal::SentencePieceApi().status();
-  }
+  void SetUp() override { MNEMO_NEED_SENTENCEPIECE(); }
   static absl::StatusOr<std::string> Train(SentencePieceOptions options) {
     std::vector<std::string> lines;
     for (int i = 0; i < 2000; ++i) {
