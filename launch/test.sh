@@ -91,6 +91,12 @@ compile_cuda() {
     failed+=("cuda (build)")
 }
 
+# All labels that tests have.
+labels_there() {
+  find "$root/tests" -name CMakeLists.txt -exec cat {} + | tr '"\n' '  ' |
+    grep -oE '\<LABELS( +[a-z;-]+)+' | grep -oE '\<[a-z-]+\>' | sort -u
+}
+
 main() {
   while (($# > 0)); do
     case "$1" in
@@ -106,6 +112,12 @@ main() {
     shift
   done
   if ((everything && ${#labels[@]} > 0)); then die "give either --all or -L"; fi
+  local label there
+  there="$(labels_there)"
+  for label in "${labels[@]}"; do
+    grep -qFx -- "$label" <<<"$there" ||
+      die "no test has the label $label; there are: $(tr '\n' ' ' <<<"$there")"
+  done
 
   "$root/launch/install.sh" "${install_options[@]}"
   test_release

@@ -26,6 +26,12 @@ expect_error "there is no file or directory $scratch/none" \
   "$root/launch/quickstart.sh" "$scratch/none"
 expect_error "-L needs a label" "$root/launch/test.sh" -L
 expect_error "give either --all or -L" "$root/launch/test.sh" --all -L quick
+expect_error "no test has the label quik; there are: " "$root/launch/test.sh" -L quik
+for label in quick full long exactness schedule stability learn bad-input threads; do
+  grep -qF " $label " "$scratch/error" || die "test.sh does not know the label $label"
+done
+expect_error "install the package sentencepiece" \
+  env PATH="$scratch" "$BASH" "$root/tests/bench/data/prepare_benchmark.sh" mnemo
 
 # Lines enough to fill any pipe: who reads only the first must not fail for it.
 awk 'BEGIN {

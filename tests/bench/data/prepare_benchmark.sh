@@ -10,6 +10,10 @@
 # thread, so for all cores one process a core runs on an equal part of the text.
 set -euo pipefail
 
+command -v spm_encode >/dev/null || {
+  echo "prepare_benchmark: error: there is no spm_encode: install the package sentencepiece" >&2
+  exit 1
+}
 mnemo=$(realpath "$1")
 text=${2:-/usr/include}
 repeats=${3:-3}
@@ -32,29 +36,37 @@ bytes=$(stat -c %s "$work/all.txt")
 files=$(find "$work/text" -type f | wc -l)
 
 now() { date +%s.%N; }
+# quietly COMMAND...: without its output, unless it fails.
+quietly() {
+  "$@" >"$work/output" 2>&1 && return
+  echo "prepare_benchmark: error: '$*' failed:" >&2
+  cat "$work/output" >&2
+  return 1
+}
 # best COMMAND...: MB/s of the fastest of the repeats.
 best() {
-  "$@" >/dev/null 2>&1
+  quietly "$@" || return
   local fastest=1e9 begin end
   for _ in $(seq "$repeats"); do
     begin=$(now)
-    "$@" >/dev/null 2>&1
+    quietly "$@" || return
     end=$(now)
     fastest=$(awk -v a="$begin" -v b="$end" -v f="$fastest" 'BEGIN{t=b-a; print t<f ? t : f}')
   done
   awk -v n="$bytes" -v t="$fastest" 'BEGIN{printf "%.1f", n / 1e6 / t}'
 }
 prepare() {
-  rm -rf "$work/out"
+  rm -rf "$work/out" || return
   "$mnemo" data prepare --quiet --out "$work/out" "$@"
 }
 spm_one() { spm_encode --model="$work/model" --output_format=id --input="$work/all.txt" --output=/dev/null; }
 spm_all() {
-  local part
+  local part pid pids=()
   for part in "$work"/part.*; do
     spm_encode --model="$work/model" --output_format=id --input="$part" --output=/dev/null &
+    pids+=($!)
   done
-  wait
+  for pid in "${pids[@]}"; do wait "$pid" || return; done
 }
 
 "$mnemo" data prepare --quiet --tokenizer sentencepiece --vocabulary 8192 --out "$work/trained" \
