@@ -22,6 +22,7 @@ struct TrainOptions {
   ConfigFlags config;
   std::string run_directory;
   bool overwrite = false;
+  bool no_memory_check = false;
 };
 
 Progress ProgressOf(const v1::StepMetrics& metrics, int64_t steps) {
@@ -61,6 +62,7 @@ absl::Status Train(const TrainOptions& options) {
   run.config_name = options.config.path;
   run.run_directory = options.run_directory;
   run.overwrite = options.overwrite;
+  run.check_memory = !options.no_memory_check;
   const StopSignals signals;
   ProgressLine line = ProgressLine::ForStderr(0);
   int64_t steps = 0;
@@ -73,15 +75,11 @@ absl::Status Train(const TrainOptions& options) {
   run.on_step = [&](const v1::StepMetrics& metrics) {
     line.Update(ProgressOf(metrics, steps), ProgressLine::Now());
   };
-  run.should_stop = [&] {
-    if (StopSignals::Received() == nullptr) return false;
-    line.Finish();
-    LogWarning("{}: the step is finished, the model will be written", StopSignals::Received());
-    return true;
-  };
+  run.should_stop = [] { return StopSignals::Received() != nullptr; };
   absl::StatusOr<TrainingRunResult> result = RunTraining(run);
   line.Finish();
   MNEMO_RETURN_IF_ERROR(result.status());
+  if (result->stopped) LogWarning("{}: stopped after a whole step", StopSignals::Received());
   PrintSummary(*result);
   return absl::OkStatus();
 }
@@ -100,6 +98,8 @@ void AddTrainCommand(CLI::App& app, Action& chosen) {
       ->type_name("DIR");
   command->add_flag("--overwrite", options->overwrite,
                     "Discard the run, with its model, that the run directory holds");
+  command->add_flag("--no-memory-check", options->no_memory_check,
+                    "Run what is planned to need more memory than there is");
   command->callback([&chosen, options] { chosen = [options] { return Train(*options); }; });
 }
 

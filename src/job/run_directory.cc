@@ -1,5 +1,11 @@
 #include "src/job/run_directory.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
 #include <vector>
 
 #include "src/core/log.h"
@@ -16,18 +22,41 @@ std::vector<std::string> NamesIn(FileSystem& fs, const std::string& directory) {
 
 }  // namespace
 
+// A file of its own, not the directory, which network file systems do not lock.
+absl::Status RunDirectory::Lock() {
+  const std::string file = path_ + "/.lock";
+  const int descriptor = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (descriptor < 0) {
+    return absl::UnavailableError(fmt::format("cannot create {}: {}", file, std::strerror(errno)));
+  }
+  lock_ = std::shared_ptr<const void>(nullptr, [descriptor](const void*) { ::close(descriptor); });
+  if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) return absl::OkStatus();
+  if (errno == EWOULDBLOCK) {
+    return FailedPrecondition(
+        "{} is in use: another process trains into it; wait for it, or name another --run-dir",
+        path_);
+  }
+  LogWarning("cannot lock {}: {}; nothing may train into {} beside this", file,
+             std::strerror(errno), path_);
+  return absl::OkStatus();
+}
+
+absl::Status RunDirectory::CheckFree(FileSystem& fs) const {
+  const bool ended = !NamesIn(fs, model_path()).empty();
+  const bool begun = fs.Exists(metrics_path()) && fs.FileSize(metrics_path()).value_or(1) > 0;
+  if (!ended && !begun) return absl::OkStatus();
+  return FailedPrecondition(
+      "{} holds a run that {}; name another --run-dir, or add --overwrite to discard that run",
+      path_,
+      ended ? "has ended (it has a model/)" : "was cut short (it has a metrics.jsonl, no model/)");
+}
+
 absl::StatusOr<RunDirectory> RunDirectory::Create(FileSystem& fs, const std::string& path,
                                                   std::string_view config_text, bool overwrite) {
-  const RunDirectory run(path);
-  if (!overwrite && !NamesIn(fs, run.model_path()).empty()) {
-    return FailedPrecondition(
-        "{} holds a run that has ended (it has a model/); name another --run-dir, or add "
-        "--overwrite to "
-        "discard that run",
-        path);
-  }
+  RunDirectory run(path);
   MNEMO_RETURN_IF_ERROR(fs.MakeDirectories(path));
-  if (fs.Exists(run.metrics_path())) LogWarning("the run that {} holds is discarded", path);
+  MNEMO_RETURN_IF_ERROR(run.Lock());
+  if (!overwrite) MNEMO_RETURN_IF_ERROR(run.CheckFree(fs));
   MNEMO_RETURN_IF_ERROR(run.RemoveRun(fs));
   MNEMO_RETURN_IF_ERROR(WriteFileAtomically(fs, run.config_path(), config_text));
   return run;

@@ -4,8 +4,10 @@
 //   loss.svg           the loss curve
 //   model/             the trained weights; its presence says that the run has ended. A run whose
 //                      steps stayed non-finite has none.
+//   .lock              locked by the process that writes here, as long as it lives
 #pragma once
 
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -16,9 +18,9 @@ namespace mnemo {
 
 class RunDirectory {
  public:
-  // Makes `path` ready for a new run and writes config.textproto. FailedPrecondition if it holds a
-  // run with a model, unless `overwrite` is set: then that run's files are removed. What a run
-  // without one left is replaced in any case. Other files are left alone.
+  // Makes `path` ready for a new run and writes config.textproto. FailedPrecondition, with nothing
+  // changed, if a live process has it, or if it holds a run that has logged a step or ended, unless
+  // `overwrite` is set: then that run's files are removed. Other files are left alone.
   static absl::StatusOr<RunDirectory> Create(FileSystem& fs, const std::string& path,
                                              std::string_view config_text, bool overwrite);
 
@@ -30,9 +32,12 @@ class RunDirectory {
 
  private:
   explicit RunDirectory(std::string path) : path_(std::move(path)) {}
+  absl::Status Lock();
+  absl::Status CheckFree(FileSystem& fs) const;
   absl::Status RemoveRun(FileSystem& fs) const;
 
   std::string path_;
+  std::shared_ptr<const void> lock_;  // released with the last copy, or by the kernel
 };
 
 }  // namespace mnemo

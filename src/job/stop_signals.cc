@@ -1,6 +1,10 @@
 #include "src/job/stop_signals.h"
 
+#include <unistd.h>
+
 #include <atomic>
+#include <cerrno>
+#include <string_view>
 
 #include "src/core/status.h"
 
@@ -10,7 +14,22 @@ namespace {
 std::atomic<int> received{0};
 static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may not lock");
 
-void Handle(int signal) { received.store(signal); }
+constexpr std::string_view kAnswer =
+    "\nmnemo: stopping after this step; once more aborts and loses what is not saved\n";
+
+// Nothing here but what a signal handler may call.
+void Handle(int signal) {
+  const int error = errno;
+  if (received.exchange(signal) == 0) {
+    if (::write(STDERR_FILENO, kAnswer.data(), kAnswer.size()) < 0) {
+      // There is nobody to tell.
+    }
+  } else {
+    ::signal(signal, SIG_DFL);
+    ::raise(signal);  // ends the process when this handler returns
+  }
+  errno = error;
+}
 
 }  // namespace
 
@@ -18,8 +37,7 @@ StopSignals::StopSignals() {
   received.store(0);
   struct sigaction action = {};
   action.sa_handler = Handle;
-  // The second signal finds the default action again. System calls go on as if nothing happened.
-  action.sa_flags = SA_RESETHAND | SA_RESTART;
+  action.sa_flags = SA_RESTART;  // system calls go on as if nothing happened
   sigemptyset(&action.sa_mask);
   MNEMO_CHECK(sigaction(SIGINT, &action, &before_interrupt_) == 0);
   MNEMO_CHECK(sigaction(SIGTERM, &action, &before_terminate_) == 0);

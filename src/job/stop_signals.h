@@ -5,8 +5,8 @@
 
 namespace mnemo {
 
-// While one lives, the first of these signals only sets a flag; the second ends the process as
-// usual. At most one at a time, made and destroyed on the main thread.
+// While one lives, the first of these signals only sets a flag and says so on standard error; the
+// second ends the process as usual. At most one at a time, made and destroyed on the main thread.
 class StopSignals {
  public:
   StopSignals();

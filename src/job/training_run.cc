@@ -7,14 +7,17 @@
 #include "src/core/config_text.h"
 #include "src/core/log.h"
 #include "src/core/status.h"
+#include "src/job/available_memory.h"
 #include "src/job/gemm_ceiling.h"
 #include "src/job/metrics.h"
 #include "src/job/shard_source.h"
 #include "src/model/config_check.h"
+#include "src/model/door.h"
 #include "src/model/evaluator.h"
 #include "src/model/execution.h"
 #include "src/model/plan_inputs.h"
 #include "src/model/saved_model.h"
+#include "src/parallel/plan.h"
 
 namespace mnemo {
 namespace {
@@ -42,9 +45,11 @@ class Run {
 
  private:
   absl::Status OpenData();
+  absl::Status CheckMemory(const v1::Plan& plan) const;
   absl::Status StepOnce();
   bool EvaluateAfter(int64_t step) const;
-  absl::StatusOr<double> EvaluateHeldOut() const;
+  // Null if a request to stop came first.
+  absl::StatusOr<std::optional<double>> EvaluateHeldOut();
 
   const TrainingRunOptions& options_;
   v1::RunConfig config_;
@@ -94,15 +99,31 @@ absl::Status Run::OpenData() {
   return absl::OkStatus();
 }
 
+// Of host memory; a device refuses by itself what is too much.
+absl::Status Run::CheckMemory(const v1::Plan& plan) const {
+  if (!options_.check_memory || ComputeDevice(config_.execution()) != Device()) {
+    return absl::OkStatus();
+  }
+  const std::optional<int64_t> available =
+      options_.available_bytes ? options_.available_bytes : AvailableMemory();
+  if (!available || plan.memory().total() <= *available) return absl::OkStatus();
+  return absl::ResourceExhaustedError(fmt::format(
+      "{}: needs {} of memory, as planned, and {} are available: {}, or try it all the same with "
+      "--no-memory-check",
+      options_.config_name, PrintBytes(plan.memory().total()), PrintBytes(*available),
+      SmallerRunAdvice()));
+}
+
 absl::Status Run::Prepare() {
   MNEMO_RETURN_IF_ERROR(OpenData());
+  const v1::Plan plan = PlanRun(config_);
+  MNEMO_RETURN_IF_ERROR(CheckMemory(plan));
   const std::string text = PrintConfigText(config_);
   MNEMO_ASSIGN_OR_RETURN(directory_, RunDirectory::Create(*options_.fs, options_.run_directory,
                                                           text, options_.overwrite));
   MNEMO_ASSIGN_OR_RETURN(metrics_, MetricsWriter::Create(*options_.fs, directory_->metrics_path()));
   LogInfo("effective configuration, also in {}:\n{}", directory_->config_path(), text);
   MNEMO_ASSIGN_OR_RETURN(trainer_, Trainer::Create(config_, *source_));
-  const v1::Plan plan = PlanRun(config_);
   flops_per_token_ = plan.work().model_flops_per_token();
   ceiling_ =
       MeasureGemmCeiling(ComputeDType(config_.execution()), ComputeDevice(config_.execution()));
@@ -123,14 +144,19 @@ bool Run::EvaluateAfter(int64_t step) const {
   return step == config_.train().steps() || (every > 0 && step % every == 0);
 }
 
-absl::StatusOr<double> Run::EvaluateHeldOut() const {
+absl::StatusOr<std::optional<double>> Run::EvaluateHeldOut() {
   EvaluationOptions options;
   options.slice = config_.train().slice();
   options.max_positions = config_.train().evaluation_tokens();
   options.vocabulary_tile = config_.train().vocabulary_tile();
-  MNEMO_ASSIGN_OR_RETURN(const EvaluationResult result,
-                         Evaluate(trainer_->spec(), trainer_->parameters(), *held_out_, options));
-  return result.loss();
+  const absl::StatusOr<EvaluationResult> result = Evaluate(
+      trainer_->spec(), trainer_->parameters(), *held_out_, options, [this](const EvaluatedSlice&) {
+        result_.stopped = options_.should_stop && options_.should_stop();
+        return result_.stopped ? absl::CancelledError() : absl::OkStatus();
+      });
+  if (result_.stopped) return std::nullopt;
+  MNEMO_RETURN_IF_ERROR(result.status());
+  return result->loss();
 }
 
 absl::Status Run::StepOnce() {
@@ -144,11 +170,13 @@ absl::Status Run::StepOnce() {
   if (!metrics.skipped()) result_.losses.train.push_back({step, metrics.loss()});
   if (EvaluateAfter(step) && !diverged_) {
     const auto begin = std::chrono::steady_clock::now();
-    MNEMO_ASSIGN_OR_RETURN(const double loss, EvaluateHeldOut());
-    metrics.set_evaluation_loss(loss);
+    MNEMO_ASSIGN_OR_RETURN(const std::optional<double> loss, EvaluateHeldOut());
     metrics.mutable_seconds()->set_evaluation(
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-    result_.losses.held_out.push_back({step, loss});
+    if (loss.has_value()) {
+      metrics.set_evaluation_loss(*loss);
+      result_.losses.held_out.push_back({step, *loss});
+    }
   }
   if (options_.on_step) options_.on_step(metrics);
   if (logged || metrics.has_evaluation_loss() || metrics.skipped()) {
@@ -162,7 +190,7 @@ absl::Status Run::Loop() {
   absl::Status status;
   while (status.ok() && !result_.stopped && trainer_->step() < config_.train().steps()) {
     status = StepOnce();
-    result_.stopped = options_.should_stop && options_.should_stop();
+    result_.stopped = result_.stopped || (options_.should_stop && options_.should_stop());
   }
   result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   result_.steps = trainer_->step();

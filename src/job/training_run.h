@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,11 +26,14 @@ struct TrainingRunOptions {
   std::string config_name;    // heads its problems: the file
   std::string run_directory;  // made if need be
   bool overwrite = false;
+  bool check_memory = true;                // refuse to run what is planned to need more than
+  std::optional<int64_t> available_bytes;  // this; null: what the machine has now
   FileSystem* fs = &FileSystem::Posix();
   // Called once before the first step, then after every step. May be empty.
   std::function<void(const v1::RunConfig& effective, const v1::Plan& plan)> on_start;
   std::function<void(const v1::StepMetrics& metrics)> on_step;
-  // Asked after every step; true ends the run cleanly. May be empty.
+  // Asked after every step and every slice of an evaluation; true ends the run cleanly, without the
+  // rest of that evaluation. May be empty.
   std::function<bool()> should_stop;
 };
 
@@ -47,8 +51,9 @@ struct TrainingRunResult {
 
 // Runs until train.steps have been taken, should_stop() is true or a step fails. If an error ends
 // it after the first step, the model as of the last good step is written all the same and the error
-// says where. A run whose steps stayed non-finite writes none, so that it can be run again in the
-// same directory; the bad steps are in metrics.jsonl. Errors are for the user: one line each.
+// says where. A run whose steps stayed non-finite writes none; the bad steps are in metrics.jsonl.
+// ResourceExhausted, with nothing written, if the run would not fit into memory. Errors are for the
+// user: one line each.
 absl::StatusOr<TrainingRunResult> RunTraining(const TrainingRunOptions& options);
 
 // Fills in the defaults and what the data decides: model.vocabulary. InvalidArgument if the

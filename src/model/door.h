@@ -2,13 +2,16 @@
 #pragma once
 
 #include <new>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "src/core/status.h"
 
 namespace mnemo {
 
-// ResourceExhausted, with the fields that make a run smaller.
+// The fields that make a run smaller: "use a smaller train.slice, ...".
+std::string_view SmallerRunAdvice();
+// ResourceExhausted, with that advice.
 absl::Status OutOfMemory();
 
 // What `body`, which returns a Status or a StatusOr, returns, or its TensorError or lack of memory

@@ -55,11 +55,31 @@ TEST_F(RunDirectoryTest, OverwriteDiscardsTheRunAndNothingElse) {
   EXPECT_EQ(ReadText(path_ + "/notes.txt"), "mine");
 }
 
-TEST_F(RunDirectoryTest, AnUnfinishedRunIsReplaced) {
+TEST_F(RunDirectoryTest, ARunCutShortIsReplacedOnlyWhenAsked) {
   ASSERT_OK(Create());
   WriteText(path_ + "/metrics.jsonl", "{}\n");
-  ASSERT_OK(Create());
+  EXPECT_THAT(Failure(Create()), AllOf(HasSubstr(path_ + " holds a run that was cut short"),
+                                       HasSubstr("--overwrite")));
+  EXPECT_EQ(ReadText(path_ + "/metrics.jsonl"), "{}\n");
+  ASSERT_OK(Create(true));
   EXPECT_FALSE(std::filesystem::exists(path_ + "/metrics.jsonl"));
+}
+
+TEST_F(RunDirectoryTest, ARunThatLoggedNothingIsNoLoss) {
+  ASSERT_OK(Create());
+  WriteText(path_ + "/metrics.jsonl", "");
+  ASSERT_OK(Create());
+}
+
+TEST_F(RunDirectoryTest, ALiveRunIsNeverReplaced) {
+  {
+    const auto live = Create();
+    ASSERT_OK(live);
+    WriteText(path_ + "/metrics.jsonl", "{}\n");
+    EXPECT_THAT(Failure(Create(true)), HasSubstr(path_ + " is in use"));
+    EXPECT_EQ(ReadText(path_ + "/metrics.jsonl"), "{}\n");
+  }
+  ASSERT_OK(Create(true));
 }
 
 TEST_F(RunDirectoryTest, APlaceThatCannotBeADirectoryIsNamed) {

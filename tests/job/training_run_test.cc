@@ -151,6 +151,32 @@ TEST_F(TrainingRunTest, AStopWritesTheModel) {
   ASSERT_OK(LoadModel(FileSystem::Posix(), result->model_directory));
 }
 
+// A request to stop does not wait for the rest of the held-out text.
+TEST_F(TrainingRunTest, AStopCutsAnEvaluationShort) {
+  options_.written.mutable_data()->add_evaluation(directory_ / "data");
+  options_.written.mutable_train()->set_evaluate_every(1);
+  int asked = 0;
+  options_.should_stop = [&] { return ++asked == 1; };  // in the evaluation of the first step
+  const auto result = RunTraining(options_);
+  ASSERT_OK(result);
+  EXPECT_TRUE(result->stopped);
+  EXPECT_EQ(result->steps, 1);
+  EXPECT_TRUE(result->losses.held_out.empty());
+  ASSERT_EQ(Metrics().size(), 1u);
+  EXPECT_FALSE(Metrics()[0].contains("evaluation_loss"));
+  ASSERT_OK(LoadModel(FileSystem::Posix(), result->model_directory));
+}
+
+TEST_F(TrainingRunTest, ARunThatCannotFitIsRefused) {
+  options_.available_bytes = 5 << 10;
+  EXPECT_THAT(Failure(RunTraining(options_)),
+              AllOf(HasSubstr("tiny.textproto: needs "), HasSubstr("5.0 KiB"),
+                    HasSubstr("train.slice"), HasSubstr("--no-memory-check")));
+  EXPECT_FALSE(std::filesystem::exists(options_.run_directory));
+  options_.check_memory = false;
+  ASSERT_OK(RunTraining(options_));
+}
+
 TEST_F(TrainingRunTest, AFinishedRunIsNotTrainedOver) {
   ASSERT_OK(RunTraining(options_));
   const std::string before = ReadText(options_.run_directory + "/metrics.jsonl");
@@ -179,7 +205,7 @@ TEST_F(TrainingRunTest, AFullDiskIsOneClearError) {
 }
 
 // A deep memory without layer norm and with the strongest writes overflows in the first step.
-TEST_F(TrainingRunTest, ARunThatStaysNonFiniteRecordsItsStepsAndCanBeRunAgain) {
+TEST_F(TrainingRunTest, ARunThatStaysNonFiniteRecordsItsStepsAndHasNoModel) {
   const v1::RunConfig sane = options_.written;
   v1::MemoryConfig& memory = *options_.written.mutable_model()->mutable_memory();
   memory.set_depth(4);
@@ -203,6 +229,7 @@ TEST_F(TrainingRunTest, ARunThatStaysNonFiniteRecordsItsStepsAndCanBeRunAgain) {
   EXPECT_FALSE(std::filesystem::exists(options_.run_directory + "/model"));
   options_.written = sane;
   options_.on_step = nullptr;
+  options_.overwrite = true;
   ASSERT_OK(RunTraining(options_));
 }
 
