@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "src/core/file_system.h"
+#include "src/core/status.h"
 #include "src/core/thread_pool.h"
 
 namespace mnemo {
@@ -37,6 +38,14 @@ void AddDTypeFlag(CLI::App& command, DType& dtype) {
           "Number format: f32 or f64")
       ->check(CLI::IsMember({"f32", "f64"}))
       ->default_str("f32");
+}
+
+absl::Status CheckBenchJson(const std::string& path) {
+  if (path.empty()) return absl::OkStatus();
+  FileSystem& fs = FileSystem::Posix();
+  const std::string probe = path + ".tmp";  // as WriteFileAtomically names it
+  MNEMO_RETURN_IF_ERROR(fs.Create(probe).status());
+  return fs.Remove(probe);
 }
 
 absl::Status WriteBenchJson(const std::string& path, nlohmann::json result) {

@@ -19,6 +19,9 @@ void AddBenchRecall(CLI::App& bench, Action& chosen);
 // Declares --dtype, f32 or f64.
 void AddDTypeFlag(CLI::App& command, DType& dtype);
 
+// Unavailable if WriteBenchJson could not write `path`: to be called before hours of work.
+absl::Status CheckBenchJson(const std::string& path);
+
 // Adds the program's version, the machine, its threads and the date to what was measured, and
 // writes it; nothing if `path` is empty.
 absl::Status WriteBenchJson(const std::string& path, nlohmann::json result);

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "src/cli/bench_command.h"
+#include "src/core/status.h"
 #include "src/core/thread_pool.h"
 #include "src/job/gemm_ceiling.h"
 #include "src/job/memory_bench.h"
@@ -31,6 +32,7 @@ MemoryBenchOptions Resolve(const MemoryFlags& flags) {
 }
 
 absl::Status BenchMemoryScan(const MemoryFlags& flags) {
+  MNEMO_RETURN_IF_ERROR(CheckBenchJson(flags.json));
   if (flags.threads > 0) SetThreadsForThisThread(flags.threads);
   const MemoryBenchOptions options = Resolve(flags);
   const MemoryRule& rule = options.rule;

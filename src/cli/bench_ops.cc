@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "src/cli/bench_command.h"
+#include "src/core/status.h"
 #include "src/core/thread_pool.h"
 #include "src/job/gemm_ceiling.h"
 #include "src/job/op_bench.h"
@@ -19,6 +20,7 @@ struct OpFlags {
 };
 
 absl::Status RunOpBench(const OpFlags& flags) {
+  MNEMO_RETURN_IF_ERROR(CheckBenchJson(flags.json));
   if (flags.threads > 0) SetThreadsForThisThread(flags.threads);
   const DType dtype = flags.dtype;
   const double products = MeasureGemmCeiling(dtype, {}), copies = MeasureCopyBandwidth();

@@ -25,6 +25,7 @@ nlohmann::json ToJson(const RecallReport& report) {
 }
 
 absl::Status BenchRecall(const RecallFlags& flags) {
+  MNEMO_RETURN_IF_ERROR(CheckBenchJson(flags.json));
   MNEMO_ASSIGN_OR_RETURN(RecallShape shape, CheckRecallShape(flags.options.shape));
   MNEMO_ASSIGN_OR_RETURN(v1::RunConfig written, flags.config.Load());
   // The task decides these, whatever the file says.
@@ -58,7 +59,7 @@ void AddBenchRecall(CLI::App& bench, Action& chosen) {
   auto flags = std::make_shared<RecallFlags>();
   CLI::App* command = bench.add_subcommand(
       "recall", "Train a model on associative recall and report its accuracy on fresh data.");
-  flags->config.AddTo(*command);
+  flags->config.AddConfigTo(*command);
   RecallShape& shape = flags->options.shape;
   command->add_option("--length", shape.length, "Tokens of a sequence")->capture_default_str();
   command->add_option("--pairs", shape.pairs, "Key-value pairs of a sequence")
@@ -68,10 +69,14 @@ void AddBenchRecall(CLI::App& bench, Action& chosen) {
       ->capture_default_str();
   command->add_option("--distractors", shape.distractors, "Symbols in between")
       ->capture_default_str();
-  command->add_option("--shown-until", shape.shown_until,
-                      "Pairs lie before this token; 0: a quarter of the sequence");
-  command->add_option("--asked-from", shape.asked_from,
-                      "Questions lie from this token on; 0: half of the sequence");
+  command
+      ->add_option("--shown-until", shape.shown_until,
+                   "Pairs lie before this token; 0: a quarter of the sequence")
+      ->capture_default_str();
+  command
+      ->add_option("--asked-from", shape.asked_from,
+                   "Questions lie from this token on; 0: half of the sequence")
+      ->capture_default_str();
   command->add_option("--batch", flags->options.batch, "Sequences of a step")
       ->capture_default_str();
   command->add_option("--report-every", flags->options.report_every, "Steps between accuracies")

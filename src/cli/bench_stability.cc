@@ -233,7 +233,8 @@ void AddBenchStability(CLI::App& bench, Action& chosen) {
     if (flags->configs.empty() && flags->model.empty()) {
       throw CLI::ValidationError("give --config FILE or --model DIR");
     }
-    chosen = [flags] {
+    chosen = [flags]() -> absl::Status {
+      MNEMO_RETURN_IF_ERROR(CheckBenchJson(flags->json));
       return flags->model.empty() ? BenchFirstWeights(*flags) : BenchTrained(*flags);
     };
   });

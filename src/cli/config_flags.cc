@@ -6,7 +6,7 @@
 
 namespace mnemo {
 
-void ConfigFlags::AddTo(CLI::App& command) {
+void ConfigFlags::AddConfigTo(CLI::App& command) {
   command.add_option("config", path, "Run configuration in protobuf text format (configs/)")
       ->required()
       ->type_name("CONFIG");
@@ -17,6 +17,10 @@ void ConfigFlags::AddTo(CLI::App& command) {
       ->type_name("PATH=VALUE")
       ->allow_extra_args(false);
   command.add_option("--steps", steps, "Optimizer steps, instead of train.steps")->type_name("N");
+}
+
+void ConfigFlags::AddTo(CLI::App& command) {
+  AddConfigTo(command);
   command
       .add_option("--shards", shards,
                   "Training shards: files, patterns or directories, instead of data.shards")

@@ -16,7 +16,9 @@ struct ConfigFlags {
   std::vector<std::string> overrides, shards, evaluation;
   std::optional<int64_t> steps;
 
-  // Declares CONFIG, --set, --steps, --shards and --eval-shards. `this` outlives the parsing.
+  // Declares CONFIG, --set and --steps. `this` outlives the parsing.
+  void AddConfigTo(CLI::App& command);
+  // These, --shards and --eval-shards.
   void AddTo(CLI::App& command);
   // Reads the file and applies the flags, --set last. Defaults are not filled in.
   absl::StatusOr<v1::RunConfig> Load() const;

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <memory>
 #include <string>
 
@@ -12,9 +13,24 @@ namespace {
 
 struct ExportOptions {
   std::string model, out;
+  bool overwrite = false;
 };
 
+absl::Status CheckOut(const ExportOptions& options) {
+  std::error_code error;
+  if (std::filesystem::equivalent(options.model, options.out, error)) {
+    return InvalidArgument("--out is the model itself, {}: choose another directory",
+                           options.model);
+  }
+  if (options.overwrite || !FileSystem::Posix().Exists(options.out + "/config.json")) {
+    return absl::OkStatus();
+  }
+  return FailedPrecondition("{} holds a model: choose another --out, or give --overwrite",
+                            options.out);
+}
+
 absl::Status Export(const ExportOptions& options) {
+  MNEMO_RETURN_IF_ERROR(CheckOut(options));
   MNEMO_ASSIGN_OR_RETURN(const int64_t parameters,
                          ExportModel(FileSystem::Posix(), options.model, options.out));
   fmt::print("{} parameters in {}/model.safetensors\n", parameters, options.out);
@@ -31,6 +47,7 @@ void AddExportCommand(CLI::App& app, Action& chosen) {
       "docs/model.md describes them.");
   command->add_option("--model", options->model, "Model directory")->required()->type_name("DIR");
   command->add_option("--out", options->out, "Directory to write")->required()->type_name("DIR");
+  command->add_flag("--overwrite", options->overwrite, "Replace a model in that directory");
   command->callback([&chosen, options] { chosen = [options] { return Export(*options); }; });
 }
 

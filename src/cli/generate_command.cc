@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <iostream>
@@ -62,14 +63,15 @@ absl::Status Print(std::string_view text) {
   return absl::OkStatus();
 }
 
-// Produces and prints; returns how many tokens came.
+// Produces and prints; returns how many tokens came. `state` becomes the most bytes of state.
 absl::StatusOr<int64_t> Stream(const GenerateOptions& options, const Tokenizer& tokenizer,
-                               Generator& generator) {
+                               Generator& generator, int64_t& state) {
   Utf8Stream text;
   int64_t count = 0;
   while (count < options.tokens) {
     const int32_t token = generator.Next();
     ++count;
+    state = std::max(state, generator.StateBytes());
     if (token == tokenizer.separator() && !options.past_end) break;
     MNEMO_ASSIGN_OR_RETURN(const std::string bytes, tokenizer.DecodeOne(token));
     MNEMO_RETURN_IF_ERROR(Print(text.Add(bytes)));
@@ -90,8 +92,9 @@ absl::Status Generate(const GenerateOptions& options) {
   generator.Feed(prompt);
   const double prompt_seconds = SecondsSince(begin);
   const int64_t before = generator.StateBytes();
+  int64_t most = before;
   begin = std::chrono::steady_clock::now();
-  MNEMO_ASSIGN_OR_RETURN(const int64_t count, Stream(options, *model.tokenizer, generator));
+  MNEMO_ASSIGN_OR_RETURN(const int64_t count, Stream(options, *model.tokenizer, generator, most));
   const double seconds = SecondsSince(begin);
   fmt::print(stderr, "prompt: {} tokens, {:.1f} tokens/s; generated: {} tokens, {:.1f} tokens/s\n",
              prompt.size(), static_cast<double>(prompt.size()) / prompt_seconds, count,
@@ -102,11 +105,14 @@ absl::Status Generate(const GenerateOptions& options) {
                "of every token, and grows\n",
                before, generator.StateBytes());
   } else {
-    fmt::print(stderr,
-               "state: {} bytes; {} at most where a chunk and segment end, constant however long "
-               "the text\n",
-               generator.StateBytes(),
-               model.spec.layers * CarryBytes(model.spec, 1, model.parameters[0].dtype()));
+    const int64_t boundary =
+        model.spec.layers * CarryBytes(model.spec, 1, model.parameters[0].dtype());
+    fmt::print(stderr, "state: at most {} bytes in this run", most);
+    if (const int64_t tokens = model.spec.alignment(); tokens > 1) {
+      fmt::print(stderr, "; it swells within a {} of {} tokens and falls back to {} at its end",
+                 model.spec.block == BlockKind::kMac ? "segment" : "chunk", tokens, boundary);
+    }
+    fmt::print(stderr, "; the same however long the text\n");
   }
   return absl::OkStatus();
 }

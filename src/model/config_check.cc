@@ -202,8 +202,11 @@ class Combinations {
       return;
     }
     if (optimizer.warmup_steps() > train().steps()) {
-      problems_.Add("train.optimizer.warmup_steps = {}: must be at most train.steps = {}",
-                    optimizer.warmup_steps(), train().steps());
+      problems_.Add(
+          "train.optimizer.warmup_steps = {}: must be at most train.steps = {}; take more steps, "
+          "or "
+          "fewer of warm-up (--set train.optimizer.warmup_steps=N, 0: none)",
+          optimizer.warmup_steps(), train().steps());
     } else if (optimizer.decay_steps() < optimizer.warmup_steps()) {
       problems_.Add(
           "train.optimizer.decay_steps = {}: must be at least train.optimizer.warmup_steps = {}",

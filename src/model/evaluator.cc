@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "src/model/sequence_runner.h"
 
@@ -36,27 +37,32 @@ class Evaluation {
       Add(begin, losses, batch.targets);
       if (sink_) MNEMO_RETURN_IF_ERROR(sink_({sequence, begin, losses, batch.targets}));
     }
-    ++result.sequences;
+    ++result_.sequences;
     return absl::OkStatus();
   }
 
-  EvaluationResult result;
+  // The last bucket ends where the longest sequence did.
+  EvaluationResult Finish() {
+    if (!result_.buckets.empty()) result_.buckets.back().last = last_position_;
+    return std::move(result_);
+  }
 
  private:
   void Add(int64_t begin, const std::vector<float>& losses, const std::vector<int32_t>& targets) {
     for (size_t i = 0; i < losses.size(); ++i) {
       const size_t bucket = BucketOf(begin + static_cast<int64_t>(i));
-      while (result.buckets.size() <= bucket) {
-        const int64_t first = (int64_t{1} << result.buckets.size()) - 1;
-        result.buckets.push_back({first, 2 * first, 0, 0});
+      while (result_.buckets.size() <= bucket) {
+        const int64_t first = (int64_t{1} << result_.buckets.size()) - 1;
+        result_.buckets.push_back({first, 2 * first, 0, 0});
       }
       if (targets[i] < 0) continue;
-      ++result.buckets[bucket].targets;
-      result.buckets[bucket].loss_sum += losses[i];
-      ++result.targets;
-      result.loss_sum += losses[i];
+      ++result_.buckets[bucket].targets;
+      result_.buckets[bucket].loss_sum += losses[i];
+      ++result_.targets;
+      result_.loss_sum += losses[i];
     }
-    result.positions += static_cast<int64_t>(losses.size());
+    result_.positions += static_cast<int64_t>(losses.size());
+    last_position_ = std::max(last_position_, begin + static_cast<int64_t>(losses.size()) - 1);
   }
 
   const ModelSpec& spec_;
@@ -64,6 +70,8 @@ class Evaluation {
   const EvaluationStream& stream_;
   const EvaluationOptions& options_;
   const EvaluationSink& sink_;
+  EvaluationResult result_;
+  int64_t last_position_ = 0;
 };
 
 }  // namespace
@@ -95,7 +103,7 @@ absl::StatusOr<EvaluationResult> Evaluate(const ModelSpec& spec, const Parameter
   } catch (const TensorError& error) {
     return error.status();
   }
-  return evaluation.result;
+  return evaluation.Finish();
 }
 
 }  // namespace mnemo

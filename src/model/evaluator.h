@@ -33,7 +33,7 @@ struct EvaluationResult {
   int64_t targets = 0;    // of these, with a target
   double loss_sum = 0;    // nats
   double loss() const { return targets > 0 ? loss_sum / static_cast<double>(targets) : 0; }
-  std::vector<PositionBucket> buckets;  // [0, 0], [1, 2], [3, 6], [7, 14], ..
+  std::vector<PositionBucket> buckets;  // [0, 0], [1, 2], [3, 6], .. to the last position run
 };
 
 // What a slice gave: `losses` and `targets` of the tokens [begin, begin + size) of one sequence.

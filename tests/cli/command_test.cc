@@ -88,6 +88,48 @@ TEST(CommandTest, UsageErrorsAreOneLineAndExitTwo) {
   EXPECT_THAT(RunMnemo({"count", "--to", "x"}).err, HasSubstr("`mnemo count --help`"));
 }
 
+// Of any command of the program.
+Result RunAnyMnemo(const std::vector<const char*>& words) {
+  std::vector<const char*> line = {"mnemo"};
+  line.insert(line.end(), words.begin(), words.end());
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  const int code = RunCommandLine(static_cast<int>(line.size()), line.data(), AllCommands());
+  return {code, testing::internal::GetCapturedStdout(), testing::internal::GetCapturedStderr()};
+}
+
+TEST(CommandTest, AnUnknownCommandIsNamed) {
+  const auto refusal = [](const std::vector<const char*>& words) {
+    const Result result = RunAnyMnemo(words);
+    EXPECT_EQ(result.code, kExitUsage);
+    EXPECT_EQ(result.out, "");
+    return result.err;
+  };
+  EXPECT_EQ(
+      refusal({"trian", "a.textproto", "--run-dir", "x"}),
+      "mnemo: usage: there is no `mnemo trian`; is `mnemo train` meant? (`mnemo --help` lists "
+      "what there is)\n");
+  EXPECT_EQ(refusal({"bench", "op", "--help"}),
+            "mnemo: usage: there is no `mnemo bench op`; is `mnemo bench ops` meant? (`mnemo bench "
+            "--help` lists what there is)\n");
+  EXPECT_THAT(refusal({"telegraph"}), HasSubstr("there is no `mnemo telegraph` ("));
+  EXPECT_THAT(refusal({"bench"}), HasSubstr("subcommand is required"));
+  EXPECT_EQ(RunAnyMnemo({"bench", "ops", "--help"}).code, kExitOk);
+}
+
+TEST(CommandTest, AResultThatCannotBeWrittenIsSaidFirst) {
+  const Result result = RunAnyMnemo({"bench", "ops", "--json", "/nope/x.json"});
+  EXPECT_EQ(result.code, kExitError);
+  EXPECT_THAT(result.err, HasSubstr("/nope/x.json"));
+  EXPECT_EQ(result.out, "");
+}
+
+TEST(CommandTest, RecallOffersNoShards) {
+  const std::string help = RunAnyMnemo({"bench", "recall", "--help"}).out;
+  EXPECT_EQ(help.find("shards"), std::string::npos) << help;
+  EXPECT_THAT(help, HasSubstr("--shown-until INT=0"));
+}
+
 TEST(CommandTest, HelpShowsDefaultsAndVersionShowsTheCommit) {
   const Result help = RunMnemo({"count", "--help"});
   EXPECT_EQ(help.code, kExitOk);

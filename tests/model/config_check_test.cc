@@ -88,7 +88,8 @@ std::vector<Row> Rows() {
        "model.memory.chunk: model.memory.preset = TTT_LINEAR fixes this field; remove it"},
       {v1::LMM,
        {"train.optimizer.warmup_steps=101"},
-       "train.optimizer.warmup_steps = 101: must be at most train.steps = 100"},
+       "train.optimizer.warmup_steps = 101: must be at most train.steps = 100; take more steps, or "
+       "fewer of warm-up (--set train.optimizer.warmup_steps=N"},
       {v1::LMM,
        {"train.optimizer.warmup_steps=50", "train.optimizer.decay_steps=20"},
        "train.optimizer.decay_steps = 20: must be at least train.optimizer.warmup_steps = 50"},

@@ -130,7 +130,8 @@ TEST_P(EvaluatorOfLmm, BucketsAddUpAndDoubleInSize) {
   for (size_t k = 0; k < result.buckets.size(); ++k) {
     const PositionBucket& bucket = result.buckets[k];
     EXPECT_EQ(bucket.first, next);
-    EXPECT_EQ(bucket.last - bucket.first + 1, int64_t{1} << k);
+    const bool last = k + 1 == result.buckets.size();  // sequences end at 30, inside it
+    EXPECT_EQ(bucket.last - bucket.first + 1, last ? 15 : int64_t{1} << k);
     next = bucket.last + 1;
     sum += bucket.loss_sum;
     targets += bucket.targets;
