@@ -11,7 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 packages=(
   g++ cmake ninja-build pkg-config git
   libabsl-dev libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev
-  protobuf-compiler libprotobuf-dev
+  protobuf-compiler libprotobuf-dev protobuf-compiler-grpc libgrpc++-dev
   libhdf5-dev libopenblas-dev libsentencepiece-dev libxxhash-dev
   libopenmpi-dev openmpi-bin
   libgtest-dev libgmock-dev
