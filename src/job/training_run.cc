@@ -74,6 +74,12 @@ absl::Status Run::OpenData() {
                          OpenShards(options_.written.data().shards(), ShardRole::kTraining));
   MNEMO_ASSIGN_OR_RETURN(
       config_, ResolveConfig(options_.written, options_.config_name, training_->tokenizer()));
+  const v1::ParallelConfig& parallel = config_.parallel();
+  if (parallel.dp() > 1 || parallel.sp() > 1 || parallel.tp() > 1) {
+    return InvalidArgument(
+        "{}: parallel.dp = {}, sp = {}, tp = {}: this run has one rank; remove them",
+        options_.config_name, parallel.dp(), parallel.sp(), parallel.tp());
+  }
   const ModelSpec spec = MakeSpec(config_.model());
   MNEMO_ASSIGN_OR_RETURN(source_, ShardSource::Create(config_, spec, training_));
   if (config_.data().evaluation().empty()) return absl::OkStatus();

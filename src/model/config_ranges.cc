@@ -59,6 +59,10 @@ constexpr FieldRange kRanges[] = {
     {"train.optimizer.decay_steps", 1, 1e12, true, "steps; 0 takes train.steps"},
     {"data.prefetch", 1, 1024, true, "batches; 0 takes 2"},
     {"execution.threads", 1, 4096, true, "0 takes all cores"},
+    {"parallel.dp", 1, 1 << 20, true, "ranks; 0 is the planner's choice"},
+    {"parallel.sp", 1, 1 << 20, true, "ranks; 0 is the planner's choice"},
+    {"parallel.tp", 1, 1 << 20, true, "ranks; 0 is the planner's choice"},
+    {"parallel.zero", 0, 1, false, "1 shards the optimizer's state"},
 };
 
 constexpr const char* kUnconstrained[] = {

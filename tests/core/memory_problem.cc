@@ -68,8 +68,10 @@ MemoryArguments Unpack(const MemoryRule& rule, std::span<const Var> inputs) {
 
 std::vector<Var> Results(const MemoryRule& rule, const Var& y, MemoryState state) {
   std::vector<Var> results{y};
-  state.open = OpenChunk();
-  ForEachVar(rule, state, [&](Var& x) { results.push_back(x); });
+  MemoryState boundary;  // the state without its open chunk
+  boundary.w = state.w;
+  boundary.s = state.s;
+  ForEachVar(rule, boundary, [&](Var& x) { results.push_back(x); });
   return results;
 }
 

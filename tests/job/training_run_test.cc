@@ -261,6 +261,9 @@ TEST_F(TrainingRunTest, BadInputIsNamed) {
       Failure(RunTraining(options_)),
       AllOf(HasSubstr("tiny.textproto"), HasSubstr("model.vocabulary = 100"), HasSubstr("264")));
   options_.written.mutable_model()->set_vocabulary(0);
+  options_.written.mutable_parallel()->set_sp(2);
+  EXPECT_THAT(Failure(RunTraining(options_)), HasSubstr("sp = 2, tp = 0: this run has one rank"));
+  options_.written.clear_parallel();
   options_.written.mutable_data()->add_evaluation(directory_ / "other.h5");
   WriteShard(directory_ / "other.h5", RandomDocuments(5, 60, 200, 2), TestTokenizer(300));
   EXPECT_THAT(Failure(RunTraining(options_)), HasSubstr("another tokenizer"));

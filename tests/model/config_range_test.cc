@@ -72,6 +72,10 @@ constexpr Row kRows[] = {
     {"train.optimizer.decay_steps", "-1", " = -1: must be 0 or from 1 to 1000000000000 (steps; 0"},
     {"data.prefetch", "2000", " = 2000: must be 0 or from 1 to 1024 (batches; 0 takes 2)"},
     {"execution.threads", "-1", " = -1: must be 0 or from 1 to 4096 (0 takes all cores)"},
+    {"parallel.dp", "-1", " = -1: must be 0 or from 1 to 1048576 (ranks; 0 is the planner's"},
+    {"parallel.sp", "-1", " = -1: must be 0 or from 1 to 1048576 (ranks; 0 is the planner's"},
+    {"parallel.tp", "-1", " = -1: must be 0 or from 1 to 1048576 (ranks; 0 is the planner's"},
+    {"parallel.zero", "2", " = 2: must be from 0 to 1 (1 shards the optimizer's state)"},
 };
 
 // Calls `visit` for every field that is not a message, with its path.
