@@ -43,6 +43,10 @@ void AddExportCommand(CLI::App& app, Action& chosen);
 void AddCkptCommand(CLI::App& app, Action& chosen);  // ckpt ls, show, verify
 void AddGenerateCommand(CLI::App& app, Action& chosen);
 void AddBenchCommand(CLI::App& app, Action& chosen);
+void AddCoordinateCommand(CLI::App& app, Action& chosen);
+void AddStatusCommand(CLI::App& app, Action& chosen);
+void AddSaveCommand(CLI::App& app, Action& chosen);
+void AddStopCommand(CLI::App& app, Action& chosen);
 
 // All of them, in the order in which --help lists them.
 std::span<const AddCommand> AllCommands();

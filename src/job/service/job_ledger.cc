@@ -66,7 +66,7 @@ std::string JobLedger::Describe(const Worker& worker) const {
   const v1::WorkerInfo& info = worker.info;
   return fmt::format("rank {} (host {}, process {}), last heard of {:.1f} s ago at step {} in {}",
                      info.rank(), info.host(), info.process(), clock_() - worker.last_report,
-                     info.step(), info.last_operation().empty() ? "start" : info.last_operation());
+                     info.step(), info.last_operation());
 }
 
 absl::Status JobLedger::CheckJoin(const v1::JoinRequest& request) const {
@@ -116,6 +116,7 @@ absl::StatusOr<v1::JoinResponse> JobLedger::Join(const v1::JoinRequest& request)
     worker.info.set_process(request.process());
     worker.info.set_device(Bounded(request.device()));
     worker.info.set_state(v1::JOINED);
+    worker.info.set_last_operation("start");
     worker.info.set_step(request.step());
     step_ = std::max(step_, request.step());
     const bool all = std::ranges::all_of(workers_, [](const Worker& w) { return w.joined; });

@@ -1,0 +1,94 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "src/cli/command.h"
+#include "src/cli/config_flags.h"
+#include "src/core/status.h"
+#include "src/data/token_set.h"
+#include "src/job/service/coordinator.h"
+#include "src/job/stop_signals.h"
+#include "src/job/training_run.h"
+#include "src/model/plan_inputs.h"
+
+namespace mnemo {
+namespace {
+
+struct CoordinateOptions {
+  ConfigFlags config;
+  CoordinatorOptions serve;
+};
+
+// As many as the mesh needs; what the mesh leaves open is up to --workers.
+absl::Status FillInWorkers(const v1::ParallelConfig& parallel, int* workers) {
+  const int product = std::max(1, parallel.dp()) * std::max(1, parallel.sp()) *  //
+                      std::max(1, parallel.tp());
+  const bool open = parallel.dp() == 0 || parallel.sp() == 0 || parallel.tp() == 0;
+  if (*workers == 0) *workers = product;
+  if (*workers == product || (open && *workers % product == 0)) return absl::OkStatus();
+  return InvalidArgument(
+      "--workers {} does not suit parallel.dp = {}, sp = {}, tp = {} (0: open), which need {}{}",
+      *workers, parallel.dp(), parallel.sp(), parallel.tp(), open ? "a multiple of " : "", product);
+}
+
+absl::Status Coordinate(CoordinateOptions options) {
+  JobTerms& terms = options.serve.terms;
+  MNEMO_ASSIGN_OR_RETURN(const v1::RunConfig written, options.config.Load());
+  const auto& shards = written.data().shards();
+  if (shards.empty()) {
+    return InvalidArgument("{}: data.shards is empty: name token shards with --shards",
+                           options.config.path);
+  }
+  MNEMO_ASSIGN_OR_RETURN(const auto set,
+                         TokenSet::Open({shards.begin(), shards.end()}, ShardRole::kTraining));
+  MNEMO_ASSIGN_OR_RETURN(terms.config,
+                         ResolveConfig(written, options.config.path, set->tokenizer()));
+  MNEMO_RETURN_IF_ERROR(FillInWorkers(terms.config.parallel(), &terms.workers));
+  terms.plan = PlanRun(terms.config);
+  const std::filesystem::path run = options.serve.run_directory;
+  terms.run = (run.has_filename() ? run : run.parent_path()).filename().string();
+  terms.build = VersionText();
+  const StopSignals signals;
+  options.serve.should_stop = [] { return StopSignals::Received() != nullptr; };
+  return RunCoordinator(options.serve);
+}
+
+}  // namespace
+
+void AddCoordinateCommand(CLI::App& app, Action& chosen) {
+  auto options = std::make_shared<CoordinateOptions>();
+  CoordinatorOptions& serve = options->serve;
+  serve.terms.workers = 0;
+  CLI::App* command = app.add_subcommand(
+      "coordinate",
+      "Coordinate a job of many ranks: plan it, let its ranks join, answer `mnemo status`. Ends "
+      "with the job, with 0 if that finished. SIGINT and SIGTERM ask the ranks to save and end.");
+  options->config.AddTo(*command);
+  command->add_option("--run-dir", serve.run_directory, "The run's directory, shared by all ranks")
+      ->required()
+      ->type_name("DIR");
+  command
+      ->add_option("--workers", serve.terms.workers,
+                   "Ranks of the job; 0: parallel.dp x sp x tp of the configuration")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  command
+      ->add_option("--listen", serve.listen,
+                   "Address to listen on; beyond loopback nothing is encrypted. Default: a free "
+                   "port of 127.0.0.1")
+      ->type_name("HOST:PORT");
+  command
+      ->add_option("--silent-seconds", serve.terms.silent_seconds,
+                   "Without a word from a rank, after which it is lost and the job failed")
+      ->check(CLI::Range(0.5, 86400.0))
+      ->capture_default_str();
+  command->add_option("--join-seconds", serve.terms.join_seconds, "For all ranks to join")
+      ->check(CLI::Range(1.0, 86400.0))
+      ->capture_default_str();
+  command->callback([&chosen, options] { chosen = [options] { return Coordinate(*options); }; });
+}
+
+}  // namespace mnemo
