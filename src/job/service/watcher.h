@@ -16,7 +16,7 @@ namespace mnemo {
 // Thread-safe. Statuses are shared among watchers, so a slow one costs a few pointers.
 class Watcher {
  public:
-  static constexpr size_t kCapacity = 100000;  // updates
+  static constexpr size_t kCapacity = 16;  // updates
 
   // Takes every `every`-th logged step (at least 1). `wake` is called, with no lock held and from
   // any thread, after there is something to take; it must not wait.
