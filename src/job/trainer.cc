@@ -159,19 +159,20 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const v1::RunConfig& co
   });
 }
 
-absl::Status Trainer::Step(v1::StepMetrics& metrics, bool statistics, StepWishes* wishes) {
+absl::Status Trainer::Step(v1::StepMetrics& metrics, bool statistics) {
   metrics.Clear();
-  const absl::Status status = AtTheDoor([&] { return RunStep(statistics, metrics, wishes); });
+  const absl::Status status = AtTheDoor([&] { return RunStep(statistics, metrics); });
   // All ranks agree that a step was skipped; anything else only this one knows.
   if (!status.ok() && !metrics.skipped()) ranks_.Abort(status);
   return status;
 }
 
-absl::Status Trainer::RunStep(bool statistics, v1::StepMetrics& metrics, StepWishes* wishes) {
+absl::Status Trainer::RunStep(bool statistics, v1::StepMetrics& metrics) {
   Backend& backend = Backend::For(ComputeDevice(config_.execution()));
   backend.ResetPeakMemory();
   metrics.set_step(step_ + 1);
   Lap total, lap;
+  Enter("data");
   MNEMO_ASSIGN_OR_RETURN(StepTokens tokens, source_.Load(step_ + 1));
   if (tokens.valid_targets == 0) {
     return FailedPrecondition("step {} has no targets: every token is masked", step_ + 1);
@@ -181,8 +182,10 @@ absl::Status Trainer::RunStep(bool statistics, v1::StepMetrics& metrics, StepWis
   MNEMO_RETURN_IF_ERROR(RunWavefronts(tokens, statistics, metrics));
   lap.Seconds();
   GradientNorm norm;
-  MNEMO_RETURN_IF_ERROR(Combine(metrics, norm, wishes));
+  Enter("sum of gradients");
+  MNEMO_RETURN_IF_ERROR(Combine(metrics, norm));
   metrics.mutable_seconds()->set_wait(metrics.seconds().wait() + lap.Seconds());
+  Enter("update");
   const absl::Status status = Update(norm, metrics);
   metrics.mutable_seconds()->set_optimizer(lap.Seconds());
   const double seconds = total.Seconds();
@@ -218,8 +221,10 @@ absl::Status Trainer::RunWavefronts(StepTokens& tokens, bool statistics, v1::Ste
   Lap lap;
   for (const std::unique_ptr<TokenSource>& source : tokens.wavefronts) {
     UnitRunner runner(spec_, parameters_, *source, spec_.layers, wavefront_, &gradients_);
+    Enter("forward");
     MNEMO_RETURN_IF_ERROR(RunForward(schedule_, sp_rank, *relay_, runner, &trace_));
     forward += lap.Seconds();
+    Enter("backward");
     MNEMO_RETURN_IF_ERROR(RunBackward(schedule_, sp_rank, *relay_, runner, &trace_));
     backward += lap.Seconds();
     loss_sum += runner.LossSum();
@@ -233,7 +238,7 @@ absl::Status Trainer::RunWavefronts(StepTokens& tokens, bool statistics, v1::Ste
   return absl::OkStatus();
 }
 
-absl::Status Trainer::Combine(v1::StepMetrics& metrics, GradientNorm& norm, StepWishes* wishes) {
+absl::Status Trainer::Combine(v1::StepMetrics& metrics, GradientNorm& norm) {
   Communicator& group = ranks_.replicas();
   if (sharded()) {
     const ParameterShard& shard = optimizer_->shard();
@@ -255,10 +260,6 @@ absl::Status Trainer::Combine(v1::StepMetrics& metrics, GradientNorm& norm, Step
       MNEMO_ASSIGN_OR_RETURN(norm.first_bad, FirstBad(group, norm.first_bad));
     }
   }
-  if (wishes == nullptr) return absl::OkStatus();
-  double asked[] = {wishes->stop ? 1.0 : 0.0, wishes->save ? 1.0 : 0.0};
-  MNEMO_RETURN_IF_ERROR(ranks_.world().AllReduceSum(std::span<double>(asked)));
-  *wishes = {asked[0] > 0, asked[1] > 0};
   return absl::OkStatus();
 }
 

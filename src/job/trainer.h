@@ -1,7 +1,9 @@
 // The training step: tokens in, updated parameters and metrics out. No files, no signals.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -15,12 +17,6 @@
 #include "src/parallel/ranks.h"
 
 namespace mnemo {
-
-// What ranks may ask of each other between two steps. What any of them asks, all hear.
-struct StepWishes {
-  bool stop = false;
-  bool save = false;
-};
 
 // One rank, one device. Every rank of the job has a trainer and calls the same functions in the
 // same order. Not thread-safe: all calls from the thread that made it, whose number of threads
@@ -42,9 +38,13 @@ class Trainer {
   // tokens and layers are those of all ranks; times and memory this rank's. After an error the
   // parameters are those of the step before; the other ranks end with an error too. Aborted, with
   // `metrics` filled in and skipped() set, after optimizer.max_bad_steps steps in a row that were
-  // not finite; after other errors `metrics` means nothing. `wishes`, if not null: in, this rank's;
-  // out, those of any rank.
-  absl::Status Step(v1::StepMetrics& metrics, bool statistics = true, StepWishes* wishes = nullptr);
+  // not finite; after other errors `metrics` means nothing.
+  absl::Status Step(v1::StepMetrics& metrics, bool statistics = true);
+  // Called with a literal at the start of each phase of a step.
+  void OnPhase(std::function<void(const char* phase)> on_phase) { on_phase_ = std::move(on_phase); }
+
+  // Before ranks and transport end in peace, on all ranks: nothing is under way afterwards.
+  absl::Status Drain() { return relay_->Drain(); }
 
   // As if `step` steps had been taken. Parameters and optimizer state are set by the caller.
   void Resume(int64_t step, const Optimizer::Counters& counters) {
@@ -66,12 +66,15 @@ class Trainer {
 
  private:
   Trainer(const v1::RunConfig& config, StepSource& source, Ranks& ranks, const ReplicaShare& share);
-  absl::Status RunStep(bool statistics, v1::StepMetrics& metrics, StepWishes* wishes);
+  absl::Status RunStep(bool statistics, v1::StepMetrics& metrics);
   // Forward and backward of this rank's units of all wavefronts; gradients are added up.
   absl::Status RunWavefronts(StepTokens& tokens, bool statistics, v1::StepMetrics& metrics);
   // Sums over all ranks what the wavefronts left.
-  absl::Status Combine(v1::StepMetrics& metrics, GradientNorm& norm, StepWishes* wishes);
+  absl::Status Combine(v1::StepMetrics& metrics, GradientNorm& norm);
   absl::Status Update(const GradientNorm& norm, v1::StepMetrics& metrics);
+  void Enter(const char* phase) const {
+    if (on_phase_) on_phase_(phase);
+  }
   bool sharded() const { return pieces_.size() > 1; }
 
   v1::RunConfig config_;
@@ -88,6 +91,7 @@ class Trainer {
   std::vector<UnitSpan> trace_;
   int64_t step_ = 0;
   int64_t peak_bytes_ = 0;
+  std::function<void(const char*)> on_phase_;
 };
 
 }  // namespace mnemo

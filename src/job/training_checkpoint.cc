@@ -8,35 +8,12 @@
 #include "src/ckpt/checkpoint_writer.h"
 #include "src/core/backend.h"
 #include "src/core/status.h"
+#include "src/job/agreement.h"
 #include "src/model/door.h"
 #include "src/model/parameter_shards.h"
 
 namespace mnemo {
 namespace {
-
-// What a rank has to say to the others: its error, or its result.
-std::string Pack(const absl::StatusOr<std::string>& result) {
-  if (result.ok()) return "+" + *result;
-  return fmt::format("-{} {}", static_cast<int>(result.status().code()),
-                     std::string(result.status().message()));
-}
-
-absl::StatusOr<std::string> Unpack(const std::string& text) {
-  if (text.starts_with('+')) return text.substr(1);
-  const size_t space = text.find(' ');
-  return absl::Status(static_cast<absl::StatusCode>(std::atoi(text.c_str() + 1)),
-                      text.substr(space + 1));
-}
-
-// The results of all ranks, or the first rank's error that had one: the same on all ranks.
-absl::StatusOr<std::vector<std::string>> Exchange(Ranks& ranks,
-                                                  const absl::StatusOr<std::string>& mine) {
-  MNEMO_ASSIGN_OR_RETURN(std::vector<std::string> all, ranks.world().AllGatherStrings(Pack(mine)));
-  for (std::string& text : all) {
-    MNEMO_ASSIGN_OR_RETURN(text, Unpack(text));
-  }
-  return all;
-}
 
 absl::StatusOr<std::string> Unneeded() { return std::string(); }
 

@@ -48,6 +48,7 @@ class Ranks {
 
   // Ends every wait of every rank with the reason.
   void Abort(const absl::Status& why);
+  absl::Status status() const { return transport_->status(); }  // OK until aborted by any rank
 
  private:
   Ranks(const Mesh& mesh, Transport* transport, Timeout timeout);

@@ -112,30 +112,6 @@ TEST(TrainerRanks, ShardedAndWholeOptimizersAgree) {
   for (size_t r = 0; r < sharded.size(); ++r) ExpectLike(sharded[r], whole[r], 1e-12);
 }
 
-TEST(TrainerRanks, WhatOneRankWishesAllHear) {
-  const v1::RunConfig config = Config(v1::LMM);
-  std::vector<std::vector<bool>> stops(2), saves(2);
-  const absl::Status status = RunOnThreads(2, {}, [&](Transport& transport) -> absl::Status {
-    MNEMO_ASSIGN_OR_RETURN(auto ranks, Ranks::Create(transport, {1, 2, 1}));
-    RandomSource source(config, ShareOf(*ranks, config.train()));
-    MNEMO_ASSIGN_OR_RETURN(auto trainer, Trainer::Create(config, source, *ranks));
-    for (int step = 1; step <= 3; ++step) {
-      StepWishes wishes{.stop = ranks->rank() == 1 && step == 3,
-                        .save = ranks->rank() == 0 && step == 2};
-      v1::StepMetrics metrics;
-      MNEMO_RETURN_IF_ERROR(trainer->Step(metrics, false, &wishes));
-      stops[ranks->rank()].push_back(wishes.stop);
-      saves[ranks->rank()].push_back(wishes.save);
-    }
-    return absl::OkStatus();
-  });
-  ASSERT_TRUE(status.ok()) << status;
-  for (int r : {0, 1}) {
-    EXPECT_EQ(stops[r], (std::vector<bool>{false, false, true}));
-    EXPECT_EQ(saves[r], (std::vector<bool>{false, true, false}));
-  }
-}
-
 // A rank whose data fail tells the others, which end with its reason instead of waiting.
 TEST(TrainerRanks, ARankThatFailsEndsAll) {
   class Failing : public RandomSource {

@@ -1,0 +1,71 @@
+#include "src/job/agreement.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <span>
+
+#include "src/core/status.h"
+
+namespace mnemo {
+namespace {
+
+// What a rank has to say to the others: its error, or its result.
+std::string Pack(const absl::StatusOr<std::string>& result, const Ranks& ranks) {
+  if (result.ok()) return "+" + *result;
+  const std::string who =
+      ranks.first() ? "" : fmt::format("rank {} on {}: ", ranks.rank(), HostName());
+  return fmt::format("-{} {}{}", static_cast<int>(result.status().code()), who,
+                     std::string(result.status().message()));
+}
+
+absl::StatusOr<std::string> Unpack(const std::string& text) {
+  if (text.starts_with('+')) return text.substr(1);
+  const size_t space = text.find(' ');
+  return absl::Status(static_cast<absl::StatusCode>(std::atoi(text.c_str() + 1)),
+                      text.substr(space + 1));
+}
+
+}  // namespace
+
+std::string HostName() {
+  char name[256] = {};
+  return ::gethostname(name, sizeof(name) - 1) == 0 ? name : "localhost";
+}
+
+absl::StatusOr<std::vector<std::string>> Exchange(Ranks& ranks,
+                                                  const absl::StatusOr<std::string>& mine) {
+  absl::StatusOr<std::vector<std::string>> all = ranks.world().AllGatherStrings(Pack(mine, ranks));
+  if (!all.ok()) {
+    ranks.Abort(all.status());
+    return all;
+  }
+  for (std::string& text : *all) {
+    MNEMO_ASSIGN_OR_RETURN(text, Unpack(text));
+  }
+  return all;
+}
+
+absl::Status Agree(Ranks& ranks, const absl::Status& mine) {
+  if (mine.ok()) return Exchange(ranks, std::string()).status();
+  return Exchange(ranks, mine).status();
+}
+
+bool ShouldTell(const Ranks& ranks) {
+  const absl::Status aborted = ranks.status();
+  if (aborted.ok()) return ranks.first();
+  return std::string(aborted.message()).starts_with(fmt::format("rank {} failed: ", ranks.rank()));
+}
+
+absl::Status AgreeOnWishes(Ranks& ranks, StepWishes& wishes) {
+  double asked[] = {wishes.stop ? 1.0 : 0.0, wishes.save ? 1.0 : 0.0};
+  const absl::Status status = ranks.world().AllReduceSum(std::span<double>(asked));
+  if (!status.ok()) {
+    ranks.Abort(status);
+    return status;
+  }
+  wishes = {asked[0] > 0, asked[1] > 0};
+  return absl::OkStatus();
+}
+
+}  // namespace mnemo

@@ -1,0 +1,39 @@
+// How the ranks of a job come to one view of what happened and what comes next. Every rank calls
+// these functions, in the same order; a rank alone is answered by itself.
+//
+// What goes wrong is of two kinds. Agreed: all ranks know the same error and can still talk to each
+// other. Aborted: one rank failed while the others were at work; it called Ranks::Abort, and their
+// next wait ends with its reason.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "src/parallel/ranks.h"
+
+namespace mnemo {
+
+// The results of all ranks, by rank; or the error of the first rank that has one, on all ranks.
+// Of a rank other than the first it says which rank, and on which host. Where the ranks cannot talk
+// to each other any more, they are aborted.
+absl::StatusOr<std::vector<std::string>> Exchange(Ranks& ranks,
+                                                  const absl::StatusOr<std::string>& mine);
+// The same where there is nothing to say but whether all is well.
+absl::Status Agree(Ranks& ranks, const absl::Status& mine);
+
+// Of an error that every rank has returned: whether it is for this one to tell the user, which is
+// so on exactly one, but where ranks failed by themselves at the same moment.
+bool ShouldTell(const Ranks& ranks);
+
+// What ranks may ask of each other between two steps.
+struct StepWishes {
+  bool stop = false;
+  bool save = false;
+};
+// In: this rank's. Out: what any rank wishes.
+absl::Status AgreeOnWishes(Ranks& ranks, StepWishes& wishes);
+
+std::string HostName();
+
+}  // namespace mnemo
