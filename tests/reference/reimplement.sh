@@ -3,7 +3,7 @@
 # of single tokens with those of reimplement.py.
 #   reimplement.sh [MNEMO [PYTHON]]     a build of mnemo; a Python with numpy and h5py
 set -euo pipefail
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)"
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 mnemo="${1:-$root/build/mnemo}"
 python="${2:-python3}"
 work="$(mktemp -d)"
@@ -21,7 +21,7 @@ compare() { # NAME CONFIG FLAGS...
   "$mnemo" eval --model "$work/$name/model" --shards "$work/shards" --slice 200 --length 1000 \
     --max-tokens 1500 --per-token-loss "$work/$name/loss.h5" >/dev/null
   printf '%-28s' "$name"
-  "$python" "$root/tests/bench/model/reimplement.py" --model "$work/$name/model" \
+  "$python" "$root/tests/reference/reimplement.py" --model "$work/$name/model" \
     --losses "$work/$name/loss.h5" --shards "$work"/shards/eval-*.h5 || status=1
 }
 small=(--set train.sequence_length=256 --set train.slice=256 --set train.sequences=1)
