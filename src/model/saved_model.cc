@@ -4,6 +4,7 @@
 #include "src/core/config_text.h"
 #include "src/core/status.h"
 #include "src/model/config_check.h"
+#include "src/model/door.h"
 #include "src/model/execution.h"
 
 namespace mnemo {
@@ -92,11 +93,10 @@ absl::StatusOr<SavedModel> LoadModel(FileSystem& fs, const std::string& director
   const v1::ExecutionConfig& execution = checked.description.config.execution();
   MNEMO_ASSIGN_OR_RETURN(std::vector<Tensor> values,
                          ReadParameters(fs, directory, checked.infos, ComputeDType(execution)));
-  try {
+  MNEMO_RETURN_IF_ERROR(AtTheDoor([&] {
     for (Tensor& value : values) value = value.To(ComputeDevice(execution));
-  } catch (const TensorError& error) {
-    return error.status();
-  }
+    return absl::OkStatus();
+  }));
   SavedModel model;
   model.config = checked.description.config;
   model.spec = MakeSpec(model.config.model());
