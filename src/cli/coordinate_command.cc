@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -13,6 +12,7 @@
 #include "src/job/stop_signals.h"
 #include "src/job/training_run.h"
 #include "src/model/plan_inputs.h"
+#include "src/parallel/plan.h"
 
 namespace mnemo {
 namespace {
@@ -21,18 +21,6 @@ struct CoordinateOptions {
   ConfigFlags config;
   CoordinatorOptions serve;
 };
-
-// As many as the mesh needs; what the mesh leaves open is up to --workers.
-absl::Status FillInWorkers(const v1::ParallelConfig& parallel, int* workers) {
-  const int product = std::max(1, parallel.dp()) * std::max(1, parallel.sp()) *  //
-                      std::max(1, parallel.tp());
-  const bool open = parallel.dp() == 0 || parallel.sp() == 0 || parallel.tp() == 0;
-  if (*workers == 0) *workers = product;
-  if (*workers == product || (open && *workers % product == 0)) return absl::OkStatus();
-  return InvalidArgument(
-      "--workers {} does not suit parallel.dp = {}, sp = {}, tp = {} (0: open), which need {}{}",
-      *workers, parallel.dp(), parallel.sp(), parallel.tp(), open ? "a multiple of " : "", product);
-}
 
 absl::Status Coordinate(CoordinateOptions options) {
   JobTerms& terms = options.serve.terms;
@@ -46,8 +34,13 @@ absl::Status Coordinate(CoordinateOptions options) {
                          TokenSet::Open({shards.begin(), shards.end()}, ShardRole::kTraining));
   MNEMO_ASSIGN_OR_RETURN(terms.config,
                          ResolveConfig(written, options.config.path, set->tokenizer()));
-  MNEMO_RETURN_IF_ERROR(FillInWorkers(terms.config.parallel(), &terms.workers));
-  terms.plan = PlanRun(terms.config);
+  if (terms.workers == 0) terms.workers = FewestRanks(terms.config.parallel());
+  absl::StatusOr<v1::Plan> plan = PlanRun(terms.config, terms.workers);
+  if (!plan.ok()) {
+    return absl::Status(plan.status().code(), fmt::format("{}: {}", options.config.path,
+                                                          std::string(plan.status().message())));
+  }
+  terms.plan = *std::move(plan);
   const std::filesystem::path run = options.serve.run_directory;
   terms.run = (run.has_filename() ? run : run.parent_path()).filename().string();
   terms.build = VersionText();
@@ -73,7 +66,7 @@ void AddCoordinateCommand(CLI::App& app, Action& chosen) {
   command
       ->add_option("--workers", serve.terms.workers,
                    "Ranks of the job; 0: parallel.dp x sp x tp of the configuration")
-      ->check(CLI::Range(0, 1 << 20))
+      ->check(CLI::Range(0, kMostRanks))
       ->capture_default_str();
   command
       ->add_option("--listen", serve.listen,

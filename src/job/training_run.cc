@@ -122,7 +122,7 @@ absl::Status Run::CheckMemory(const v1::Plan& plan) const {
 
 absl::Status Run::Prepare() {
   MNEMO_RETURN_IF_ERROR(OpenData());
-  const v1::Plan plan = PlanRun(config_);
+  MNEMO_ASSIGN_OR_RETURN(const v1::Plan plan, PlanRun(config_));
   MNEMO_RETURN_IF_ERROR(CheckMemory(plan));
   const std::string text = PrintConfigText(config_);
   MNEMO_ASSIGN_OR_RETURN(directory_, RunDirectory::Create(*options_.fs, options_.run_directory,
@@ -139,7 +139,7 @@ absl::Status Run::Prepare() {
   result_.run_directory = directory_->path();
   result_.losses.title = std::filesystem::path(options_.run_directory).filename().string();
   result_.model_directory = directory_->model_path();
-  result_.planned_bytes = plan.memory().total();
+  result_.planned_bytes = plan.memory().total() - plan.memory().process();
   if (options_.on_start) options_.on_start(config_, plan);
   return absl::OkStatus();
 }

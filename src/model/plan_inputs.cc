@@ -3,7 +3,9 @@
 #include <algorithm>
 
 #include "src/core/counting_backend.h"
+#include "src/core/status.h"
 #include "src/model/carry.h"
+#include "src/model/door.h"
 #include "src/model/execution.h"
 #include "src/model/flops.h"
 #include "src/model/parameters.h"
@@ -118,15 +120,27 @@ void FillGrid(const v1::TrainConfig& train, PlanInputs& in) {
   in.rematerialize = train.rematerialize();
 }
 
+absl::Status CheckTp(const ModelSpec& spec, int tp) {
+  if (spec.heads % tp == 0 && spec.mlp_hidden % tp == 0) return absl::OkStatus();
+  return InvalidArgument(
+      "parallel.tp = {}: it has to divide model.heads = {} and model.mlp_hidden = {}", tp,
+      spec.heads, spec.mlp_hidden);
+}
+
 }  // namespace
 
-PlanInputs MakePlanInputs(const v1::RunConfig& config) {
+absl::StatusOr<PlanInputs> MakePlanInputs(const v1::RunConfig& config) {
   const ModelSpec spec = MakeSpec(config.model());
   const v1::TrainConfig& train = config.train();
   const DType dtype = ComputeDType(config.execution());
   const int64_t size = SizeOf(dtype), master = dtype == DType::kF64 ? 8 : 4;
+  const bool host = ComputeDevice(config.execution()) == Device();
   PlanInputs in;
   FillGrid(train, in);
+  in.whole_sequences = spec.full_attention();
+  in.zero = config.parallel().zero();
+  in.tp = std::max(1, config.parallel().tp());
+  MNEMO_RETURN_IF_ERROR(CheckTp(spec, in.tp));
   in.layers = spec.layers;
   in.parameters = CountParameters(spec);
   in.weight_bytes = in.parameters * size;
@@ -135,6 +149,10 @@ PlanInputs MakePlanInputs(const v1::RunConfig& config) {
   in.input_bytes = train.sequences() * in.slice * spec.width * size;
   in.carry_bytes = CarryBytes(spec, train.sequences(), dtype);
   in.token_bytes = train.sequences() * train.sequence_length() * (2 * SizeOf(DType::kI32) + size);
+  if (host) {
+    in.read_ahead_bytes = std::max(1, config.data().prefetch()) * train.sequences() *
+                          train.sequence_length() * 2 * SizeOf(DType::kI32);
+  }
   FillUnitSizes(config, spec, in);
   const ForwardFlops flops = CountForwardFlops(spec, train.sequence_length());
   in.forward_flops_per_token = flops.total();
@@ -142,6 +160,12 @@ PlanInputs MakePlanInputs(const v1::RunConfig& config) {
   return in;
 }
 
-v1::Plan PlanRun(const v1::RunConfig& config) { return MakePlan(MakePlanInputs(config)); }
+absl::StatusOr<v1::Plan> PlanRun(const v1::RunConfig& config, int ranks,
+                                 const PlanOptions& options) {
+  return AtTheDoor([&]() -> absl::StatusOr<v1::Plan> {
+    MNEMO_ASSIGN_OR_RETURN(const PlanInputs inputs, MakePlanInputs(config));
+    return ChoosePlan(inputs, config.parallel(), ranks, options);
+  });
+}
 
 }  // namespace mnemo

@@ -1,6 +1,7 @@
 // The sizes that the planner needs, from a run configuration.
 #pragma once
 
+#include "absl/status/statusor.h"
 #include "mnemo/v1/config.pb.h"
 #include "src/model/spec.h"
 #include "src/parallel/plan.h"
@@ -9,10 +10,13 @@ namespace mnemo {
 
 // `config` is effective and its vocabulary is set. Tapes and work space are found by running a few
 // units on the device that only counts (src/core/counting_backend.h), so they follow the code as it
-// is; fused kernels of another device may need less.
-PlanInputs MakePlanInputs(const v1::RunConfig& config);
+// is; fused kernels of another device may need less. InvalidArgument where parallel.tp does not
+// suit the model.
+absl::StatusOr<PlanInputs> MakePlanInputs(const v1::RunConfig& config);
 
-// MakePlan(MakePlanInputs(config)).
-v1::Plan PlanRun(const v1::RunConfig& config);
+// ChoosePlan(MakePlanInputs(config)): a pure function, so that every process of one build finds the
+// same plan and digest. The mesh is the configuration's where that gives it. Errors name no file.
+absl::StatusOr<v1::Plan> PlanRun(const v1::RunConfig& config, int ranks = 1,
+                                 const PlanOptions& options = {});
 
 }  // namespace mnemo

@@ -67,6 +67,10 @@ struct CommunicatorOptions {
   Timeout timeout = std::chrono::minutes(10);
 };
 
+// What a sum of so many bytes over so many ranks (AllReduceSum, ReduceScatterSum) takes beside the
+// tensor, at most.
+int64_t ReductionBufferBytes(int64_t bytes, int ranks);
+
 // CPU tensors, over a transport that outlives it. Does not communicate by itself.
 std::unique_ptr<Communicator> MakeHostCommunicator(Transport& transport,
                                                    const CommunicatorOptions& options);

@@ -305,6 +305,12 @@ std::vector<int64_t> EvenPieces(int64_t count, int ranks) {
   return pieces;
 }
 
+int64_t ReductionBufferBytes(int64_t bytes, int ranks) {
+  if (ranks == 1) return 0;
+  if (bytes <= kSmallBytes) return bytes * ranks;
+  return 2 * ranks * std::min(kBlockBytes, (bytes + ranks - 1) / ranks);
+}
+
 std::unique_ptr<Communicator> MakeHostCommunicator(Transport& transport,
                                                    const CommunicatorOptions& options) {
   return std::make_unique<HostCommunicator>(transport, options);

@@ -1,129 +1,174 @@
 #include "src/parallel/plan.h"
 
-#include <fmt/format.h>
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+#include <xxhash.h>
+
+#include <algorithm>
+
+#include "src/core/status.h"
+#include "src/parallel/communicator.h"
+#include "src/parallel/ranks.h"
+#include "src/parallel/relay.h"
+#include "src/parallel/simulate.h"
 
 namespace mnemo {
 namespace {
 
-v1::StepShape ShapeOf(const PlanInputs& in) {
-  v1::StepShape shape;
-  shape.set_sequence_length(in.sequence_length);
-  shape.set_slice(in.slice);
-  shape.set_slices((in.sequence_length + in.slice - 1) / in.slice);
-  shape.set_layers(in.layers);
-  shape.set_sequences(in.sequences);
-  shape.set_micro_batches(in.micro_batches);
-  shape.set_accumulation(in.accumulation);
-  shape.set_tokens(in.sequence_length * in.sequences * in.micro_batches * in.accumulation);
-  shape.set_units(shape.slices() * in.micro_batches * in.layers);
-  shape.set_parameters(in.parameters);
-  return shape;
+int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+absl::Status CheckSuits(const PlanInputs& in, const Mesh& mesh, int64_t slices) {
+  if (in.whole_sequences && (mesh.sp > 1 || slices > 1)) {
+    return InvalidArgument(
+        "parallel.sp = {}, {} slices: attention without a window reads the whole sequence on one "
+        "rank; set model.attention.window, or parallel.sp = 1 and one slice",
+        mesh.sp, slices);
+  }
+  if (mesh.sp > slices) {
+    return InvalidArgument(
+        "parallel.sp = {}: sequences of {} tokens have only {} slices of {}, so that ranks would "
+        "have nothing to do; lower train.slice, or parallel.sp",
+        mesh.sp, in.sequence_length, slices, in.slice);
+  }
+  return absl::OkStatus();
+}
+
+v1::StepShape StepOf(const PlanInputs& in, const Mesh& mesh, const ReplicaShare& share) {
+  v1::StepShape step;
+  step.set_sequence_length(in.sequence_length);
+  step.set_slice(in.slice);
+  step.set_slices(DivideUp(in.sequence_length, in.slice));
+  step.set_layers(in.layers);
+  step.set_sequences(in.sequences);
+  step.set_micro_batches(in.micro_batches);
+  step.set_accumulation(in.accumulation);
+  step.set_tokens(in.sequence_length * in.sequences * in.micro_batches * in.accumulation);
+  step.set_replica_micro_batches(share.micro_batches);
+  step.set_replica_accumulation(share.accumulation);
+  step.set_rank_slices(DivideUp(step.slices(), mesh.sp));
+  step.set_units(step.rank_slices() * share.micro_batches * in.layers);
+  step.set_parameters(in.parameters);
+  return step;
 }
 
 // The fullest moment is at the beginning of the backward pass: everything kept is still there and
 // one unit is at work. Later, each adjoint of a carry takes the place of a carry that is done with.
-v1::MemoryEstimate MemoryOf(const PlanInputs& in, const v1::StepShape& shape) {
-  const int64_t in_flight = shape.slices() * in.micro_batches;  // slices of a wavefront
-  const int64_t edges = (shape.slices() - 1) * in.micro_batches;
+// Buffers for the sum of gradients are counted as if they were there at that moment, too.
+v1::MemoryEstimate MemoryOf(const PlanInputs& in, const v1::StepShape& step,
+                            const ScheduleShape& shape, const EdgeSlots& slots, int group,
+                            int rank) {
+  const int64_t own = DivideUp(shape.slices - rank, shape.ranks);
+  const int64_t in_flight = own * shape.micro_batches;  // slices of a wavefront
+  // The first slice of a sequence has no carry.
+  const int64_t carried = (own - (rank == 0 ? 1 : 0)) * shape.micro_batches;
   v1::MemoryEstimate memory;
   memory.set_weights(in.weight_bytes);
   memory.set_gradients(in.gradient_bytes);
-  memory.set_optimizer(in.optimizer_bytes);
+  memory.set_optimizer(DivideUp(in.optimizer_bytes, in.zero > 0 ? group : 1));
   memory.set_carry_bytes_per_hop(in.carry_bytes);
-  const int64_t tokens = in.token_bytes * in.micro_batches * in.accumulation;
+  const int64_t tokens = in.token_bytes * shape.micro_batches * step.replica_accumulation();
+  memory.set_tokens(DivideUp((tokens + in.read_ahead_bytes) * own, shape.slices));
   if (in.rematerialize == v1::KEEP_ALL) {
-    memory.set_kept_inputs(tokens);
     memory.set_tapes(in_flight * (in.layers * in.unit_tape_bytes + in.head_tape_bytes));
   } else {
-    // Every layer's input and the head's; the first slice of a sequence has no carry.
+    // Every layer's input and the head's.
     const int64_t slices = in.rematerialize == v1::SLICES ? 1 : in_flight;
-    memory.set_kept_inputs(tokens + slices * (in.layers + 1) * in.input_bytes);
-    memory.set_carries(edges * in.layers * in.carry_bytes);
+    memory.set_kept_inputs(slices * (in.layers + 1) * in.input_bytes);
+    memory.set_carries(carried * in.layers * in.carry_bytes);
   }
   memory.set_workspace(in.workspace_bytes);
+  memory.set_slots(RelayBuffers(shape, slots, rank) * in.carry_bytes);
+  memory.set_reduction(ReductionBufferBytes(in.gradient_bytes, group));
+  memory.set_process(in.process_bytes);
   memory.set_total(memory.weights() + memory.gradients() + memory.optimizer() +
-                   memory.kept_inputs() + memory.carries() + memory.tapes() + memory.workspace());
+                   memory.kept_inputs() + memory.carries() + memory.tapes() + memory.workspace() +
+                   memory.slots() + memory.reduction() + memory.tokens() + memory.process());
   return memory;
 }
 
+int RunsAgain(v1::Rematerialize policy) {
+  return policy == v1::KEEP_ALL ? 0 : policy == v1::SLICES ? 2 : 1;
+}
+
 v1::WorkEstimate WorkOf(const PlanInputs& in) {
-  const int again = in.rematerialize == v1::KEEP_ALL ? 0 : in.rematerialize == v1::SLICES ? 2 : 1;
   v1::WorkEstimate work;
   work.set_forward_flops_per_token(in.forward_flops_per_token);
   work.set_model_flops_per_token(in.model_flops_per_token);
-  work.set_run_flops_per_token(in.model_flops_per_token + again * in.forward_flops_per_token);
+  work.set_run_flops_per_token(in.model_flops_per_token +
+                               RunsAgain(in.rematerialize) * in.forward_flops_per_token);
   return work;
 }
 
-std::string PrintCount(double count) {
-  constexpr const char* kUnits[] = {" ", " k", " M", " G", " T"};
-  int unit = 0;
-  while (count >= 1000 && unit < 4) {
-    count /= 1000;
-    ++unit;
-  }
-  return fmt::format("{:.4g}{}", count, kUnits[unit]);
-}
-
-std::string Line(const char* name, const std::string& value) {
-  return fmt::format("  {:<24}{}\n", name, value);
+v1::ScheduleEstimate ScheduleOf(const PlanInputs& in, const v1::StepShape& step,
+                                const ScheduleShape& shape, const EdgeSlots& slots) {
+  const int64_t forward = 1, backward = 2 + RunsAgain(in.rematerialize);
+  const int64_t ticks = StepTicks(shape, forward, backward);
+  const int64_t units = shape.slices * shape.layers * shape.micro_batches;
+  v1::ScheduleEstimate schedule;
+  schedule.set_wrap_slots(slots.wrap);
+  schedule.set_other_slots(slots.other);
+  schedule.set_step_ticks(step.replica_accumulation() * ticks);
+  schedule.set_busy(static_cast<double>(units * (forward + backward)) /
+                    (static_cast<double>(ticks) * shape.ranks));
+  return schedule;
 }
 
 }  // namespace
 
-v1::Plan MakePlan(const PlanInputs& inputs) {
+absl::StatusOr<v1::Plan> MakePlan(const PlanInputs& inputs, const Mesh& mesh,
+                                  const PlanOptions& options) {
+  MNEMO_RETURN_IF_ERROR(CheckMesh(mesh, mesh.size()));
+  MNEMO_CHECK(mesh.tp == inputs.tp, "sizes of tp = {} for a mesh of {}", inputs.tp, mesh.tp);
+  MNEMO_RETURN_IF_ERROR(CheckSuits(inputs, mesh, DivideUp(inputs.sequence_length, inputs.slice)));
+  MNEMO_ASSIGN_OR_RETURN(const ReplicaShare share,
+                         ShareOfReplica(mesh.dp, inputs.accumulation, inputs.micro_batches));
   v1::Plan plan;
-  plan.mutable_mesh()->set_dp(1);
-  plan.mutable_mesh()->set_sp(1);
-  plan.mutable_mesh()->set_tp(1);
-  *plan.mutable_step() = ShapeOf(inputs);
-  *plan.mutable_memory() = MemoryOf(inputs, plan.step());
+  plan.mutable_mesh()->set_dp(mesh.dp);
+  plan.mutable_mesh()->set_sp(mesh.sp);
+  plan.mutable_mesh()->set_tp(mesh.tp);
+  plan.set_zero(inputs.zero);
+  *plan.mutable_step() = StepOf(inputs, mesh, share);
+  const ScheduleShape shape = ShapeOf(plan);
+  const EdgeSlots slots = options.slots.value_or(SlotsForFullSpeed(shape));
+  MNEMO_RETURN_IF_ERROR(CheckSlots(shape, slots));
+  for (int rank = 0; rank < mesh.sp; ++rank) {
+    v1::MemoryEstimate memory =
+        MemoryOf(inputs, plan.step(), shape, slots, mesh.dp * mesh.sp, rank);
+    if (memory.total() > plan.memory().total()) *plan.mutable_memory() = std::move(memory);
+  }
+  if (options.memory_limit && plan.memory().total() > *options.memory_limit) {
+    return absl::ResourceExhaustedError(fmt::format(
+        "the fullest rank needs {}, above the limit of {}; lower train.slice, or take more ranks "
+        "or less to keep (train.rematerialize: SLICES)",
+        PrintBytes(plan.memory().total()), PrintBytes(*options.memory_limit)));
+  }
   *plan.mutable_work() = WorkOf(inputs);
+  *plan.mutable_schedule() = ScheduleOf(inputs, plan.step(), shape, slots);
   return plan;
 }
 
-std::string PrintBytes(int64_t bytes) {
-  constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-  double value = static_cast<double>(bytes);
-  int unit = 0;
-  while (value >= 1024 && unit < 4) {
-    value /= 1024;
-    ++unit;
-  }
-  return fmt::format("{:.{}f} {}", value, unit == 0 ? 0 : 1, kUnits[unit]);
+int FewestRanks(const v1::ParallelConfig& wanted) {
+  double ranks = 1;
+  for (const int axis : {wanted.dp(), wanted.sp(), wanted.tp()}) ranks *= std::max(1, axis);
+  return static_cast<int>(std::min<double>(ranks, kMostRanks));
 }
 
-std::string PrintPlan(const v1::Plan& plan) {
-  const v1::StepShape& step = plan.step();
-  const v1::MemoryEstimate& memory = plan.memory();
-  const v1::WorkEstimate& work = plan.work();
-  std::string text = "model\n";
-  text += Line("parameters", fmt::format("{}", step.parameters()));
-  text += Line("layers", fmt::format("{}", step.layers()));
-  text += "step\n";
-  text += Line("tokens", fmt::format("{} = {} accumulation x {} micro-batches x {} sequences x {}",
-                                     step.tokens(), step.accumulation(), step.micro_batches(),
-                                     step.sequences(), step.sequence_length()));
-  text += Line("slices", fmt::format("{} of {} tokens", step.slices(), step.slice()));
-  text += Line("units", fmt::format("{} a wavefront", step.units()));
-  text += "memory\n";
-  text += Line("weights", PrintBytes(memory.weights()));
-  text += Line("gradients", PrintBytes(memory.gradients()));
-  text += Line("optimizer", PrintBytes(memory.optimizer()));
-  text += Line("kept inputs", PrintBytes(memory.kept_inputs()));
-  text += Line("carries", fmt::format("{} ({} a layer and hop)", PrintBytes(memory.carries()),
-                                      PrintBytes(memory.carry_bytes_per_hop())));
-  if (memory.tapes() > 0) text += Line("tapes", PrintBytes(memory.tapes()));
-  text += Line("workspace", PrintBytes(memory.workspace()));
-  text += Line("total", PrintBytes(memory.total()));
-  text += "work\n";
-  text += Line("forward", PrintCount(work.forward_flops_per_token()) + "FLOP a token");
-  text += Line("forward + backward", PrintCount(work.model_flops_per_token()) + "FLOP a token");
-  text += Line("with rematerialization", PrintCount(work.run_flops_per_token()) + "FLOP a token");
-  text +=
-      Line("a step",
-           PrintCount(work.model_flops_per_token() * static_cast<double>(step.tokens())) + "FLOP");
-  return text;
+Mesh MeshOf(const v1::Plan& plan) { return {plan.mesh().dp(), plan.mesh().sp(), plan.mesh().tp()}; }
+
+ScheduleShape ShapeOf(const v1::Plan& plan) {
+  return {plan.step().slices(), plan.mesh().sp(), plan.step().layers(),
+          plan.step().replica_micro_batches()};
+}
+
+uint64_t PlanDigest(const v1::Plan& plan) {
+  std::string bytes;
+  {
+    google::protobuf::io::StringOutputStream stream(&bytes);
+    google::protobuf::io::CodedOutputStream out(&stream);
+    out.SetSerializationDeterministic(true);
+    plan.SerializeToCodedStream(&out);
+  }
+  return std::max<uint64_t>(1, XXH3_64bits(bytes.data(), bytes.size()));
 }
 
 }  // namespace mnemo

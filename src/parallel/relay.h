@@ -18,8 +18,9 @@ namespace mnemo {
 // What has passed one edge in one direction, as seen by one of its ends.
 struct EdgeCounters {
   int64_t messages = 0;
-  int64_t bytes = 0;        // with headers; between ranks only
-  double wait_seconds = 0;  // sender: for a free slot; receiver: for the carry
+  int64_t bytes = 0;         // with headers; between ranks only
+  double wait_seconds = 0;   // sender: for a free slot; receiver: for the carry
+  int64_t buffer_bytes = 0;  // held for messages, from the first one on
 };
 
 struct RelayCounters {
@@ -50,6 +51,10 @@ class Relay {
 
   virtual RelayCounters counters(Direction direction) const = 0;
 };
+
+// Buffers, of a carry each, that a rank's relay holds at most: a receiving end as many as its edge
+// has slots, a sending end two. None for R = 1.
+int64_t RelayBuffers(const ScheduleShape& shape, const EdgeSlots& slots, int rank);
 
 // R = 1: the rank hands to itself. Tensors are passed on, not copied. FailedPrecondition where a
 // slot is missing, since nobody else could free one.

@@ -23,6 +23,23 @@ class Stopwatch {
   std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 };
 
+// Of a sending end.
+constexpr int kBuffers = 2;
+
+// A message under way, or to come, and its place.
+struct Slot {
+  std::vector<std::byte> bytes;
+  Transfer transfer;
+  int64_t counted = 0;  // of its capacity
+};
+
+void Count(Slot& slot, EdgeCounters& counters) {
+  ++counters.messages;
+  counters.bytes += static_cast<int64_t>(slot.bytes.size());
+  const int64_t capacity = static_cast<int64_t>(slot.bytes.capacity());
+  counters.buffer_bytes += capacity - std::exchange(slot.counted, capacity);
+}
+
 // What both ends of an edge know in one direction.
 struct EdgeEnd {
   Transport* transport = nullptr;
@@ -45,28 +62,27 @@ class SendEnd {
   }
 
   absl::Status Send(const Unit& unit, const std::vector<Tensor>& carry) {
-    MNEMO_ASSIGN_OR_RETURN(Slot * slot, FreeBuffer());
-    PackTensors(unit, carry, slot->bytes);
-    slot->transfer = end_.transport->Send(end_.peer, end_.data, slot->bytes);
-    ++counters_.messages;
-    counters_.bytes += static_cast<int64_t>(slot->bytes.size());
+    // The receiver has posted a receive for every slot, so that the message before the last is
+    // through, or will be as soon as the neighbour has begun the pass.
+    Slot& slot = buffers_[counters_.messages % kBuffers];
+    if (slot.transfer.valid()) MNEMO_RETURN_IF_ERROR(slot.transfer.Wait(end_.timeout));
+    PackTensors(unit, carry, slot.bytes);
+    slot.transfer = end_.transport->Send(end_.peer, end_.data, slot.bytes);
+    Count(slot, counters_);
     return absl::OkStatus();
   }
 
   absl::Status Drain() {
     while (ledger_.taken() > 0) MNEMO_RETURN_IF_ERROR(WaitForCredit());
-    for (Slot& slot : buffers_) MNEMO_RETURN_IF_ERROR(slot.transfer.Wait(end_.timeout));
+    for (Slot& slot : buffers_) {
+      if (slot.transfer.valid()) MNEMO_RETURN_IF_ERROR(slot.transfer.Wait(end_.timeout));
+    }
     return absl::OkStatus();
   }
 
   const EdgeCounters& counters() const { return counters_; }
 
  private:
-  struct Slot {
-    std::vector<std::byte> bytes;
-    Transfer transfer;
-  };
-
   absl::Status WaitForCredit() {
     const Stopwatch watch(counters_.wait_seconds);
     std::byte credit{};
@@ -76,22 +92,9 @@ class SendEnd {
     return absl::OkStatus();
   }
 
-  // The receiver posts as many receives as there are slots, so that a buffer is seldom in use for
-  // long: two are enough most of the time, and `slots` always.
-  absl::StatusOr<Slot*> FreeBuffer() {
-    for (Slot& slot : buffers_) {
-      if (!slot.transfer.Done()) continue;
-      MNEMO_RETURN_IF_ERROR(slot.transfer.Wait(end_.timeout));
-      return &slot;
-    }
-    if (buffers_.size() < static_cast<size_t>(end_.slots)) return &buffers_.emplace_back();
-    MNEMO_RETURN_IF_ERROR(buffers_.front().transfer.Wait(end_.timeout));
-    return &buffers_.front();
-  }
-
   EdgeEnd end_;
   SlotLedger ledger_;
-  std::deque<Slot> buffers_;  // at most as many as slots; addresses stay
+  std::array<Slot, kBuffers> buffers_;  // used in turn
   EdgeCounters counters_;
 };
 
@@ -112,8 +115,7 @@ class ReceiveEnd {
       const Stopwatch watch(counters_.wait_seconds);
       MNEMO_RETURN_IF_ERROR(slot.transfer.Wait(end_.timeout));
     }
-    ++counters_.messages;
-    counters_.bytes += static_cast<int64_t>(slot.bytes.size());
+    Count(slot, counters_);
     MNEMO_ASSIGN_OR_RETURN(UnpackedTensors message, UnpackTensors(slot.bytes));
     if (message.unit != from) {
       return Internal(
@@ -147,10 +149,6 @@ class ReceiveEnd {
 
  private:
   static constexpr std::byte kCredit{1};
-  struct Slot {
-    std::vector<std::byte> bytes;
-    Transfer transfer;
-  };
 
   void Post() {
     Slot& slot = slots_[posted_++ % end_.slots];
@@ -239,6 +237,23 @@ class TransportRelay : public Relay {
 };
 
 }  // namespace
+
+int64_t RelayBuffers(const ScheduleShape& shape, const EdgeSlots& slots, int rank) {
+  if (shape.ranks == 1 || rank >= shape.slices) return 0;
+  const int64_t last = (shape.slices - 1) % shape.ranks;
+  const bool single = rank + shape.ranks >= shape.slices;  // the rank has one slice
+  // All but the last slice are handed on, all but the first handed to.
+  const bool sends = !(single && rank == last), receives = !(single && rank == 0);
+  const Direction forward = Direction::kForward, backward = Direction::kBackward;
+  int64_t buffers = 0;
+  if (sends) {
+    buffers += kBuffers + SlotsOf(shape, slots, ReceiveEdge(shape, rank, backward));
+  }
+  if (receives) {
+    buffers += kBuffers + SlotsOf(shape, slots, ReceiveEdge(shape, rank, forward));
+  }
+  return buffers;
+}
 
 std::unique_ptr<Relay> MakeTransportRelay(Transport& transport,
                                           const TransportRelayOptions& options) {

@@ -1,15 +1,12 @@
 #include "src/job/service/job_ledger.h"
 
-#include <google/protobuf/io/coded_stream.h>
-#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
-#include <xxhash.h>
-
 #include <algorithm>
 #include <chrono>
 #include <utility>
 
 #include "src/core/log.h"
 #include "src/core/status.h"
+#include "src/parallel/plan.h"
 
 namespace mnemo {
 namespace {
@@ -29,17 +26,6 @@ bool HasEnded(v1::JobState state) { return state == v1::FINISHED || state == v1:
 }  // namespace
 
 double JobTerms::heartbeat_seconds() const { return std::min(1.0, silent_seconds / 5); }
-
-uint64_t PlanDigest(const v1::Plan& plan) {
-  std::string bytes;
-  {
-    google::protobuf::io::StringOutputStream stream(&bytes);
-    google::protobuf::io::CodedOutputStream out(&stream);
-    out.SetSerializationDeterministic(true);
-    plan.SerializeToCodedStream(&out);
-  }
-  return std::max<uint64_t>(1, XXH3_64bits(bytes.data(), bytes.size()));
-}
 
 JobLedger::JobLedger(JobTerms terms, JobHistory history, Clock clock)
     : terms_(std::move(terms)),

@@ -37,9 +37,6 @@ struct JobHistory {
   int64_t started_unix_millis = 0;
 };
 
-// XXH3-64 of the plan's deterministic serialisation; never 0, which stands for "none yet".
-uint64_t PlanDigest(const v1::Plan& plan);
-
 // Thread-safe. Nothing here waits: callbacks (`wake`, `done`) run on the calling thread after all
 // locks are released, and must not wait either. Errors are for users: one line.
 class JobLedger {

@@ -11,6 +11,7 @@
 #include "src/job/service/job_client.h"
 #include "src/job/service/service_files.h"
 #include "src/job/service/worker_client.h"
+#include "src/parallel/plan.h"
 #include "tests/ckpt/scratch_directory.h"
 #include "tests/job/service/service_test_util.h"
 

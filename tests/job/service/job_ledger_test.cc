@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include "src/parallel/plan.h"
 #include "tests/job/service/service_test_util.h"
 
 namespace mnemo {
