@@ -12,6 +12,8 @@
 
 namespace mnemo {
 
+class Peers;
+
 // Elementwise, one input.
 Var Negate(const Var& x);
 Var Exp(const Var& x);
@@ -81,6 +83,13 @@ Var ScatterAddRows(const Var& rows, const Tensor& ids, int64_t count);  // [N, D
 // x [N, C], ids i32 [N] -> [N, 1]; 0 where an id is outside [0, C). And its adjoint.
 Var PickColumns(const Var& x, const Tensor& ids);
 Var PlaceColumns(const Var& values, const Tensor& ids, int64_t columns);
+
+// Between what all peers (peers.h) hold alike and what each computes a part of. `peers` outlives
+// the tape.
+// x itself, to be read by a part's computation; its gradient is the sum of the peers' gradients.
+Var SpreadToPeers(const Var& x, Peers& peers);
+// The sum of the peers' x, which all then hold; its gradient is that of every x.
+Var SumOverPeers(const Var& x, Peers& peers);
 
 inline Var operator+(const Var& a, const Var& b) { return Add(a, b); }
 inline Var operator-(const Var& a, const Var& b) { return Sub(a, b); }

@@ -46,6 +46,8 @@ const char* Name(Primitive primitive) {
       "scatter_add_rows",
       "pick_columns",
       "place_columns",
+      "spread_to_peers",
+      "sum_over_peers",
       "rematerialized",
       "fused",
   };

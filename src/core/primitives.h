@@ -47,6 +47,8 @@ enum class Primitive : uint8_t {
   kScatterAddRows,
   kPickColumns,
   kPlaceColumns,
+  kSpreadToPeers,
+  kSumOverPeers,
   kRematerialized,  // Tape-level: Rematerialized() in tape.h
   kFused,           // Tape-level: a fused op's own kernel, fused_op.h
   kCount,

@@ -12,6 +12,7 @@
 #include "src/core/fused_op.h"
 #include "src/core/status.h"
 #include "src/model/door.h"
+#include "src/model/tensor_split.h"
 
 namespace mnemo {
 namespace {
@@ -90,7 +91,6 @@ absl::StatusOr<int> FirstBad(Communicator& group, int mine) {
 
 absl::Status CheckSharing(const v1::RunConfig& config, const ModelSpec& spec, const Mesh& mesh,
                           int64_t slices) {
-  if (mesh.tp > 1) return FailedPrecondition("parallel.tp = {}: only 1 for now", mesh.tp);
   if (mesh.sp > 1 && spec.full_attention()) {
     return InvalidArgument(
         "parallel.sp = {}: attention without a window reads the whole sequence on one rank; set "
@@ -110,7 +110,11 @@ absl::Status CheckSharing(const v1::RunConfig& config, const ModelSpec& spec, co
 
 Trainer::Trainer(const v1::RunConfig& config, StepSource& source, Ranks& ranks,
                  const ReplicaShare& share)
-    : config_(config), spec_(MakeSpec(config.model())), source_(source), ranks_(ranks) {
+    : config_(config),
+      spec_(SplitSpec(MakeSpec(config.model()),
+                      {ranks.mesh().tp, ranks.position().tp, ranks.peers()})),
+      source_(source),
+      ranks_(ranks) {
   const v1::TrainConfig& train = config_.train();
   schedule_.slices = (train.sequence_length() + train.slice() - 1) / train.slice();
   schedule_.ranks = ranks.mesh().sp;
@@ -139,6 +143,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const v1::RunConfig& co
     MNEMO_ASSIGN_OR_RETURN(
         const ReplicaShare share,
         ShareOfReplica(ranks.mesh().dp, train.accumulation(), train.micro_batches()));
+    MNEMO_RETURN_IF_ERROR(CheckTensorSplit(MakeSpec(config.model()), ranks.mesh().tp));
     std::unique_ptr<Trainer> trainer(new Trainer(config, source, ranks, share));
     MNEMO_RETURN_IF_ERROR(
         CheckSharing(config, trainer->spec_, ranks.mesh(), trainer->schedule_.slices));
@@ -247,19 +252,21 @@ absl::Status Trainer::Combine(v1::StepMetrics& metrics, GradientNorm& norm) {
   } else {
     MNEMO_RETURN_IF_ERROR(group.AllReduceSum(gradients_.flat()));
   }
-  norm = MeasureGradients(gradients_, optimizer_->shard());
+  // What all ranks of the tp axis hold counts on the first of them.
+  norm = MeasureGradients(gradients_, optimizer_->shard(), ranks_.position().tp > 0);
   std::vector<double> sums = LayerSums(metrics);
   sums.push_back(metrics.loss());
   sums.push_back(sharded() ? norm.squared : 0);
   MNEMO_RETURN_IF_ERROR(group.AllReduceSum(sums));
   SetLayers(sums, metrics);
   metrics.set_loss(sums[sums.size() - 2]);
+  if (sharded()) norm.squared = sums.back();
+  MNEMO_RETURN_IF_ERROR(ranks_.parts().AllReduceSum(std::span(&norm.squared, 1)));
+  if (std::isfinite(norm.squared)) return absl::OkStatus();
   if (sharded()) {
-    norm.squared = sums.back();
-    if (!std::isfinite(norm.squared)) {
-      MNEMO_ASSIGN_OR_RETURN(norm.first_bad, FirstBad(group, norm.first_bad));
-    }
+    MNEMO_ASSIGN_OR_RETURN(norm.first_bad, FirstBad(group, norm.first_bad));
   }
+  MNEMO_ASSIGN_OR_RETURN(norm.first_bad, FirstBad(ranks_.parts(), norm.first_bad));
   return absl::OkStatus();
 }
 

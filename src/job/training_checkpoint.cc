@@ -24,9 +24,10 @@ ParameterShard SavedShard(Trainer& trainer) {
   return CutParameters(trainer.parameters(), group.size())[group.rank()];
 }
 
-Shape RowStart(const Shape& shape, int64_t row) {
-  Shape begin(shape.size(), 0);
-  if (!begin.empty()) begin[0] = row;
+// Where in the whole tensor row `row` of what this rank holds of it begins.
+Shape RowStart(const ParameterInfo& info, int64_t row) {
+  Shape begin = PartBegin(info);
+  if (!begin.empty()) begin[0] += row;
   return begin;
 }
 
@@ -37,8 +38,10 @@ std::vector<StatePiece> PiecesOf(Trainer& trainer) {
   const std::vector<ParameterInfo>& infos = trainer.parameters().infos();
   for (const ParameterRows& rows : shard.rows) {
     const ParameterInfo& info = infos[rows.parameter];
+    // What all ranks of the tp axis hold, the first of them writes.
+    if (info.split < 0 && trainer.ranks().position().tp > 0) continue;
     own[rows.parameter] = rows;
-    pieces.push_back({"parameter/" + info.name, info.shape, RowStart(info.shape, rows.begin),
+    pieces.push_back({"parameter/" + info.name, WholeShape(info), RowStart(info, rows.begin),
                       RowsOf(trainer.parameters(), rows)});
   }
   for (const StateTensor& state : trainer.optimizer().State()) {
@@ -47,11 +50,11 @@ std::vector<StatePiece> PiecesOf(Trainer& trainer) {
     const int64_t begin = std::max(found->second.begin, state.rows.begin);
     const int64_t end = std::min(found->second.end, state.rows.end);
     if (begin >= end) continue;
-    const Shape& shape = infos[state.rows.parameter].shape;
-    const Tensor part =
-        shape.empty() ? state.tensor
-                      : state.tensor.Slice(0, begin - state.rows.begin, end - state.rows.begin);
-    pieces.push_back({state.name, shape, RowStart(shape, begin), part});
+    const ParameterInfo& info = infos[state.rows.parameter];
+    const Tensor part = info.shape.empty() ? state.tensor
+                                           : state.tensor.Slice(0, begin - state.rows.begin,
+                                                                end - state.rows.begin);
+    pieces.push_back({state.name, WholeShape(info), RowStart(info, begin), part});
   }
   return pieces;
 }
@@ -101,16 +104,16 @@ absl::Status CheckSame(const CheckpointReader& reader, const Trainer& trainer) {
   return absl::OkStatus();
 }
 
-// Reads rows of a tensor into `into`, which has their shape.
-absl::Status ReadRows(const CheckpointReader& reader, const std::string& name, const Shape& whole,
-                      int64_t first_row, const Tensor& into) {
+// Reads rows of what this rank holds of a tensor into `into`, which has their shape.
+absl::Status ReadRows(const CheckpointReader& reader, const std::string& name,
+                      const ParameterInfo& info, int64_t first_row, const Tensor& into) {
   const v1::CheckpointTensor* found = reader.Find(name);
-  if (found == nullptr || Shape(found->shape().begin(), found->shape().end()) != whole) {
+  if (found == nullptr || Shape(found->shape().begin(), found->shape().end()) != WholeShape(info)) {
     return FailedPrecondition("{}: {} {}: it is of another model", reader.directory(),
                               found == nullptr ? "has no tensor" : "has another shape of", name);
   }
   MNEMO_ASSIGN_OR_RETURN(const Tensor value,
-                         reader.ReadBox(name, {RowStart(whole, first_row), into.shape()}));
+                         reader.ReadBox(name, {RowStart(info, first_row), into.shape()}));
   if (value.dtype() != into.dtype()) {
     return FailedPrecondition("{}: {} is {}, but the run computes in {}; set execution.precision",
                               reader.directory(), name, Name(value.dtype()), Name(into.dtype()));
@@ -126,12 +129,12 @@ absl::StatusOr<std::string> ReadOwn(FileSystem& fs, const std::string& checkpoin
   const std::vector<ParameterInfo>& infos = trainer.parameters().infos();
   for (const ParameterRows& rows : SavedShard(trainer).rows) {
     const ParameterInfo& info = infos[rows.parameter];
-    MNEMO_RETURN_IF_ERROR(ReadRows(reader, "parameter/" + info.name, info.shape, rows.begin,
+    MNEMO_RETURN_IF_ERROR(ReadRows(reader, "parameter/" + info.name, info, rows.begin,
                                    RowsOf(trainer.parameters(), rows)));
   }
   for (const StateTensor& state : trainer.optimizer().State()) {
-    MNEMO_RETURN_IF_ERROR(ReadRows(reader, state.name, infos[state.rows.parameter].shape,
-                                   state.rows.begin, state.tensor));
+    MNEMO_RETURN_IF_ERROR(
+        ReadRows(reader, state.name, infos[state.rows.parameter], state.rows.begin, state.tensor));
   }
   const v1::TrainingState& training = reader.manifest().training();
   trainer.Resume(training.step(), {.updates = training.updates(),

@@ -3,11 +3,12 @@
 #include <algorithm>
 
 #include "src/core/ops.h"
+#include "src/model/tensor_split.h"
 
 namespace mnemo {
 
 Var ProjectHeads(const ModelSpec& spec, const UnitParameters& p, const char* name, const Var& x) {
-  return SplitHeads(MatMul(x, Transpose(p.Get(name))), spec.heads);
+  return SplitHeads(MatMul(x, Transpose(p.Get(name))), spec.own_heads());
 }
 
 RotaryTables SlicePositions(const ModelSpec& spec, const SliceContext& context, const Var& like,
@@ -26,7 +27,7 @@ RotaryTables SlicePositions(const ModelSpec& spec, const SliceContext& context, 
 }
 
 PersistentKeys ProjectPersistent(const ModelSpec& spec, const UnitParameters& p) {
-  const Var tokens = p.Get("attention.persistent");
+  const Var tokens = IntoParts(spec, p.Get("attention.persistent"));  // read by all heads
   if (!tokens.defined()) return {};
   const Var rows = Reshape(tokens, {1, tokens.dim(0), tokens.dim(1)});
   return {ProjectHeads(spec, p, "attention.k.weight", rows),

@@ -8,7 +8,7 @@
 
 namespace mnemo {
 
-// x w^T, heads split: [B, n, d] -> [B, H, n, f].
+// x w^T, heads split: [B, n, d] -> [B, H, n, f]. H counts this rank's heads, here and below.
 Var ProjectHeads(const ModelSpec& spec, const UnitParameters& p, const char* name, const Var& x);
 
 // Rotary tables for rows [offset, offset + rows) of the slice; positions count from the start of
@@ -23,7 +23,7 @@ struct PersistentKeys {
 PersistentKeys ProjectPersistent(const ModelSpec& spec, const UnitParameters& p);
 
 // Sliding-window (window 0: full) causal attention of rows x [B, n, d], heads concatenated:
-// [B, n, d]. The window's keys and values in `carry` advance.
+// [B, n, own_width]. The window's keys and values in `carry` advance.
 Var WindowAttention(const ModelSpec& spec, const UnitParameters& p, const Var& x,
                     const SliceContext& context, Carry& carry);
 

@@ -5,8 +5,10 @@
 #include "src/core/backend.h"
 #include "src/core/fused/layers.h"
 #include "src/core/ops.h"
+#include "src/core/peers.h"
 #include "src/model/memory_path.h"
 #include "src/model/mixers.h"
+#include "src/model/tensor_split.h"
 
 namespace mnemo {
 namespace {
@@ -27,14 +29,34 @@ Var Mix(const MixerCall& call, const Var& x) {
   MNEMO_CHECK(false);
 }
 
-// Root of |W|^2 summed over all weights, averaged over sequences and heads.
-double StateNorm(const MemoryState& state) {
+// |W|^2 summed over all weights, mean over the sequences and this rank's heads.
+double MeanSquaredState(const MemoryState& state) {
   double squares = 0;
   for (const Var& w : state.w.w) {
     squares += Backend::For(w.device()).SquaredNorm(w.value().Contiguous());
   }
   const Var& first = state.w.w[0];
-  return std::sqrt(squares / static_cast<double>(first.dim(0) * first.dim(1)));
+  return squares / static_cast<double>(first.dim(0) * first.dim(1));
+}
+
+// From sums over the rows run to means, over the heads of all ranks.
+void FinishStatistics(const ModelSpec& spec, const MemoryState& state, int64_t rows, Device device,
+                      BlockStatistics& statistics) {
+  const double scale = 1 / (static_cast<double>(rows) * spec.split.ranks);
+  std::vector<double> sums = {statistics.theta * scale, statistics.eta * scale,
+                              statistics.alpha * scale, MeanSquaredState(state) / spec.split.ranks,
+                              static_cast<double>(statistics.clamp_hits)};
+  if (spec.split.ranks > 1) {
+    const Tensor all =
+        Tensor::FromHost(sums, {static_cast<int64_t>(sums.size())}, DType::kF64, device);
+    spec.split.peers->Sum(all);
+    sums = all.ToDoubles();
+  }
+  statistics.theta = sums[0];
+  statistics.eta = sums[1];
+  statistics.alpha = sums[2];
+  statistics.state_norm = std::sqrt(sums[3]);
+  statistics.clamp_hits = static_cast<int64_t>(sums[4]);
 }
 
 }  // namespace
@@ -52,17 +74,15 @@ BlockResult RunBlock(const ModelSpec& spec, const UnitParameters& p, const Var& 
     if (spec.has_memory()) BeginMemory(spec, p, x, result.carry);
   }
   const Var normalized = RmsNorm(x, p.Get("mixer_norm.weight"), 1, spec.epsilon);
-  const Var mixed = Add(x, Mix({spec, p, context, result.carry, statistics}, normalized));
-  const Var rows = RmsNorm(mixed, p.Get("mlp_norm.weight"), 1, spec.epsilon);
+  const Var mix = Mix({spec, p, context, result.carry, statistics}, IntoParts(spec, normalized));
+  const Var mixed = Add(x, SumOfParts(spec, mix));
+  const Var rows = IntoParts(spec, RmsNorm(mixed, p.Get("mlp_norm.weight"), 1, spec.epsilon));
   const Var hidden = SwiGlu(MatMul(rows, Transpose(p.Get("mlp.gate.weight"))),
                             MatMul(rows, Transpose(p.Get("mlp.up.weight"))));
-  result.y = Add(mixed, MatMul(hidden, Transpose(p.Get("mlp.down.weight"))));
+  const Var down = MatMul(hidden, Transpose(p.Get("mlp.down.weight")));
+  result.y = Add(mixed, SumOfParts(spec, down));
   if (statistics != nullptr && spec.has_memory()) {
-    const double rows_run = static_cast<double>(context.length);
-    statistics->theta /= rows_run;
-    statistics->eta /= rows_run;
-    statistics->alpha /= rows_run;
-    statistics->state_norm = StateNorm(result.carry.memory);
+    FinishStatistics(spec, result.carry.memory, context.length, x.device(), *statistics);
   }
   return result;
 }

@@ -38,7 +38,9 @@ struct BlockResult {
 };
 
 // Runs layer parameters `p` on x [B, n, d]. No carry: the slice begins the sequence. Throws
-// TensorError. `statistics`, if not null, is filled in (at some cost).
+// TensorError. `statistics`, if not null, is filled in (at some cost). Where the model is split
+// (tensor_split.h) x, y and statistics are the same on all ranks, of which all make the call; the
+// carry is of this rank's heads.
 BlockResult RunBlock(const ModelSpec& spec, const UnitParameters& p, const Var& x,
                      const std::optional<Carry>& carry, const SliceContext& context,
                      BlockStatistics* statistics = nullptr);

@@ -36,12 +36,12 @@ int64_t CarryBytes(const ModelSpec& spec, int64_t batch, DType dtype) {
   if (spec.has_memory()) {
     for (int i = 0; i < spec.rule.depth; ++i) {
       const int64_t out = spec.rule.out_dim(i);
-      elements += spec.heads * out * (spec.rule.in_dim(i) + (spec.rule.biases ? 1 : 0));
+      elements += spec.own_heads() * out * (spec.rule.in_dim(i) + (spec.rule.biases ? 1 : 0));
     }
     if (spec.rule.momentum) elements *= 2;
-    elements += 3 * 3 * spec.width;  // rows before the three convolutions
+    elements += 3 * 3 * spec.own_width();  // rows before the three convolutions
   }
-  if (spec.has_window() && spec.window > 0) elements += 2 * (spec.window - 1) * spec.width;
+  if (spec.has_window() && spec.window > 0) elements += 2 * (spec.window - 1) * spec.own_width();
   return batch * elements * SizeOf(dtype);
 }
 

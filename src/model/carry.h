@@ -1,8 +1,9 @@
 // The carry: everything that crosses a slice boundary, per layer. Nothing else does.
 //
-// B sequences, H heads, f head dim, d width. Which parts exist follows from the model and from how
-// many tokens have gone before; ForEachVar visits those that do, in one fixed order, so that a
-// carry can be flattened to be sent, kept, differentiated or saved.
+// B sequences, H heads, f head dim, d width (H and d of what this rank holds). Which parts exist
+// follows from the model and from how many tokens have gone before; ForEachVar visits those that
+// do, in one fixed order, so that a carry can be flattened to be sent, kept, differentiated or
+// saved.
 #pragma once
 
 #include <span>
@@ -57,8 +58,8 @@ Carry CarryLayout(const ModelSpec& spec, int64_t position);
 std::vector<Var> FlattenCarry(const ModelSpec& spec, Carry& carry);
 Carry UnflattenCarry(const ModelSpec& spec, int64_t position, std::span<const Var> list);
 
-// Bytes of one layer's carry at a slice boundary of a long sequence (a multiple of the alignment,
-// window full).
+// Bytes of this rank's part of one layer's carry at a slice boundary of a long sequence (a multiple
+// of the alignment, window full).
 int64_t CarryBytes(const ModelSpec& spec, int64_t batch, DType dtype);
 
 }  // namespace mnemo

@@ -5,6 +5,7 @@
 #include "src/model/attention_path.h"
 #include "src/model/memory_path.h"
 #include "src/model/mixers.h"
+#include "src/model/tensor_split.h"
 
 namespace mnemo {
 namespace {
@@ -27,7 +28,7 @@ class MacSlice {
     k_ = Rotate(ProjectHeads(spec_, call.p, "attention.k.weight", x), tables_);
     v_ = ProjectHeads(spec_, call.p, "attention.v.weight", x);
     const Var recall = Silu(MatMul(x, Transpose(call.p.Get("memory.recall.weight"))));
-    recall_ = SplitHeads(L2Norm(recall, spec_.heads, spec_.epsilon), spec_.heads);
+    recall_ = SplitHeads(L2Norm(recall, spec_.own_heads(), spec_.epsilon), spec_.own_heads());
   }
 
   Var Run() {
@@ -52,9 +53,10 @@ class MacSlice {
                                       {open.keys, open.values, position}};
     const Var a = MergeHeads(Attention(Slice(q_, 2, begin, end), persistent_.k, persistent_.v, runs,
                                        {call_.context.position + begin, 0, {}}));
-    const Var y =
-        WriteAndRead(spec_, call_.p, a, begin, call_.context, call_.carry, call_.statistics);
-    const Var read = RmsNorm(y, call_.p.Get("memory.read_norm.weight"), spec_.heads, spec_.epsilon);
+    const Var y = WriteAndRead(spec_, call_.p, GatherHeads(spec_, a), begin, call_.context,
+                               call_.carry, call_.statistics);
+    const Var read =
+        RmsNorm(y, call_.p.Get("memory.read_norm.weight"), spec_.own_heads(), spec_.epsilon);
     if (open.count == spec_.segment) open = OpenSegment();
     return Mul(a, Sigmoid(read));
   }
@@ -73,8 +75,9 @@ class MacSlice {
   // Adds keys and values of rows [begin, end) and of their h, at the same positions.
   void Extend(int64_t begin, int64_t end) {
     OpenSegment& open = call_.carry.segment;
-    const Var h = MergeHeads(
+    const Var own = MergeHeads(
         MemoryNetwork(spec_.rule, parameters_, open.first, Slice(recall_, 2, begin, end)));
+    const Var h = GatherHeads(spec_, own);
     const RotaryTables tables = {tables_.cos.Slice(2, begin, end),
                                  tables_.sin.Slice(2, begin, end)};
     Append(open.read_keys, Rotate(ProjectHeads(spec_, call_.p, "attention.k.weight", h), tables));

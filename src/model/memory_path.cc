@@ -4,6 +4,7 @@
 
 #include "src/core/fused/layers.h"
 #include "src/core/ops.h"
+#include "src/model/tensor_split.h"
 
 namespace mnemo {
 namespace {
@@ -63,14 +64,14 @@ MemoryParameters MemoryParametersOf(const ModelSpec& spec, const UnitParameters&
   }
   result.norm_weight = p.Get("memory.norm.weight");
   result.norm_bias = p.Get("memory.norm.bias");
-  result.row_scale = p.Get("memory.row_scale");
+  result.row_scale = IntoParts(spec, p.Get("memory.row_scale"));  // of all heads alike
   return result;
 }
 
 void BeginMemory(const ModelSpec& spec, const UnitParameters& p, const Var& x, Carry& carry) {
   carry.memory = InitialMemoryState(spec.rule, MemoryParametersOf(spec, p), x.dim(0));
   const int64_t rows = p.Get("memory.q_conv.weight").dim(1) - 1;
-  const Var zeros(Tensor::Zeros({x.dim(0), rows, spec.width}, x.dtype(), x.device()));
+  const Var zeros(Tensor::Zeros({x.dim(0), rows, spec.own_width()}, x.dtype(), x.device()));
   carry.conv_q = carry.conv_k = carry.conv_v = zeros;
 }
 
@@ -89,13 +90,14 @@ Gates ComputeGates(const ModelSpec& spec, const UnitParameters& p, const Var& x)
 
 Var WriteAndRead(const ModelSpec& spec, const UnitParameters& p, const Var& x, int64_t offset,
                  const SliceContext& context, Carry& carry, BlockStatistics* statistics) {
-  const int64_t rows = x.dim(1), normalized = spec.normalize_qk ? spec.heads : 0;
+  const int64_t rows = x.dim(1), heads = spec.own_heads();
+  const int64_t normalized = spec.normalize_qk ? heads : 0;
   const std::vector<int64_t> reach = Reach(context, x.dim(0), offset, rows);
-  const auto convolve = [&](const char* name, const Var& projected, Var& before, int64_t heads) {
+  const auto convolve = [&](const char* name, const Var& projected, Var& before, int64_t norms) {
     const std::string weight = std::string("memory.") + name + "_conv.weight";
-    const Var y = ConvSiluNorm(before, projected, p.Get(weight), heads, spec.epsilon, reach);
+    const Var y = ConvSiluNorm(before, projected, p.Get(weight), norms, spec.epsilon, reach);
     before = Tail(before, projected);
-    return SplitHeads(y, spec.heads);
+    return SplitHeads(y, heads);
   };
   const Var q = MatMul(x, Transpose(p.Get("memory.q.weight")));
   const Var k = spec.shared_qk_projection ? q : MatMul(x, Transpose(p.Get("memory.k.weight")));

@@ -14,13 +14,15 @@ MemoryParameters MemoryParametersOf(const ModelSpec& spec, const UnitParameters&
 // before the convolutions.
 void BeginMemory(const ModelSpec& spec, const UnitParameters& p, const Var& x, Carry& carry);
 
-// Gates [B, H, n, 1] of rows x [B, n, d]; eta, alpha undefined where the rule has none.
+// Gates [B, H, n, 1] of rows x [B, n, d]; eta, alpha undefined where the rule has none. H counts
+// this rank's heads.
 struct Gates {
   Var theta, eta, alpha;
 };
 Gates ComputeGates(const ModelSpec& spec, const UnitParameters& p, const Var& x);
 
-// Writes and reads rows x [B, n, d] that begin `offset` tokens into the slice: y [B, n, d]. The
+// Writes and reads rows x [B, n, d] that begin `offset` tokens into the slice: y [B, n, own_width],
+// of this rank's heads. The
 // memory and convolution parts of `carry` advance. Statistics, if not null, are added up weighted
 // by rows; the caller divides.
 Var WriteAndRead(const ModelSpec& spec, const UnitParameters& p, const Var& x, int64_t offset,

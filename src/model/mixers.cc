@@ -4,12 +4,14 @@
 #include "src/core/ops.h"
 #include "src/model/attention_path.h"
 #include "src/model/memory_path.h"
+#include "src/model/tensor_split.h"
 
 namespace mnemo {
 namespace {
 
 Var ReadNorm(const MixerCall& call, const Var& y) {
-  return RmsNorm(y, call.p.Get("memory.read_norm.weight"), call.spec.heads, call.spec.epsilon);
+  return RmsNorm(y, call.p.Get("memory.read_norm.weight"), call.spec.own_heads(),
+                 call.spec.epsilon);
 }
 
 Var Project(const MixerCall& call, const char* name, const Var& x) {
@@ -36,14 +38,16 @@ Var LmmMixer(const MixerCall& call, const Var& x) {
 Var MagMixer(const MixerCall& call, const Var& x) {
   const Var a = WindowAttention(call.spec, call.p, x, call.context, call.carry);
   const Var attended =
-      RmsNorm(a, call.p.Get("attention.norm.weight"), call.spec.heads, call.spec.epsilon);
+      RmsNorm(a, call.p.Get("attention.norm.weight"), call.spec.own_heads(), call.spec.epsilon);
   const Var gate = Sigmoid(ReadNorm(call, Memory(call, x)));
   return Project(call, "output.weight", Mul(attended, gate));
 }
 
 Var MalMixer(const MixerCall& call, const Var& x) {
-  const Var m = Project(call, "memory.output.weight", GatedRead(call, x, Memory(call, x)));
-  const Var a = WindowAttention(call.spec, call.p, m, call.context, call.carry);
+  const Var m = SumOfParts(
+      call.spec, Project(call, "memory.output.weight", GatedRead(call, x, Memory(call, x))));
+  const Var a =
+      WindowAttention(call.spec, call.p, IntoParts(call.spec, m), call.context, call.carry);
   return Project(call, "output.weight", a);
 }
 

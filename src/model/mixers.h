@@ -1,6 +1,7 @@
 // The five mixers. Each maps normalised rows x [B, n, d] to what is added to the residual stream
 // [B, n, d] and advances the carry; equations in docs/model.md. `carry` holds what came in, or the
-// beginning of a sequence.
+// beginning of a sequence. Where the model is split (tensor_split.h), x has been through IntoParts
+// and the result is this rank's part of a sum.
 #pragma once
 
 #include "src/model/block.h"

@@ -42,9 +42,11 @@ GradientNorm MeasureGradients(const ParameterSet& gradients) {
   return MeasureGradients(gradients, CutParameters(gradients, 1)[0]);
 }
 
-GradientNorm MeasureGradients(const ParameterSet& gradients, const ParameterShard& shard) {
+GradientNorm MeasureGradients(const ParameterSet& gradients, const ParameterShard& shard,
+                              bool split_only) {
   GradientNorm norm;
   for (const ParameterRows& rows : shard.rows) {
+    if (split_only && gradients.info(rows.parameter).split < 0) continue;
     const Tensor gradient = RowsOf(gradients, rows);
     const double squared = Backend::For(gradient.device()).SquaredNorm(gradient);
     if (!std::isfinite(squared) && norm.first_bad < 0) norm.first_bad = rows.parameter;

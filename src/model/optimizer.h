@@ -40,7 +40,10 @@ struct GradientNorm {
   int first_bad = -1;  // index of the first parameter whose gradient is not finite, or -1
 };
 GradientNorm MeasureGradients(const ParameterSet& gradients);
-GradientNorm MeasureGradients(const ParameterSet& gradients, const ParameterShard& shard);
+// `split_only` leaves out the parameters that every tensor-parallel rank holds whole: all but the
+// first of these ranks pass it, so that none counts twice.
+GradientNorm MeasureGradients(const ParameterSet& gradients, const ParameterShard& shard,
+                              bool split_only = false);
 
 struct OptimizerStep {
   double learning_rate = 0;

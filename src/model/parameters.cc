@@ -19,23 +19,43 @@ std::vector<double> AlphaBiases(const ModelSpec& spec) {
   return biases;
 }
 
+// Runs of a part's elements that are consecutive in the whole tensor.
+struct PartRuns {
+  explicit PartRuns(const ParameterInfo& info) {
+    const int64_t elements = ElementCount(info.shape);
+    length = stride = elements;
+    if (info.split < 0) return;
+    int64_t inner = 1;
+    for (size_t dim = info.split + 1; dim < info.shape.size(); ++dim) inner *= info.shape[dim];
+    begin = info.first * inner;
+    length = info.shape[info.split] * inner;
+    stride = info.whole * inner;
+  }
+  // Index in the whole tensor of element i of the part.
+  int64_t WholeIndex(int64_t i) const { return begin + i / length * stride + i % length; }
+
+  int64_t begin = 0, length = 0, stride = 0;
+};
+
 Tensor FirstTensor(const ModelSpec& spec, const ParameterDescription& description, uint64_t seed,
                    DType dtype, Device device) {
-  const Shape& shape = description.info.shape;
+  const ParameterInfo& info = description.info;
   switch (description.first.kind) {
     case FirstValues::Kind::kConstant:
-      return Tensor::Full(shape, description.first.value, dtype, device);
+      return Tensor::Full(info.shape, description.first.value, dtype, device);
     case FirstValues::Kind::kLogSpacedAlpha:
-      return Tensor::FromHost(AlphaBiases(spec), shape, dtype, device);
+      return PartOf(Tensor::FromHost(AlphaBiases(spec), WholeShape(info), dtype, device), info);
     case FirstValues::Kind::kNormal:
       break;
   }
-  const RandomStream stream(seed, 0, "init/" + description.info.name);
-  std::vector<float> values(ElementCount(shape));
+  const RandomStream stream(seed, 0, "init/" + info.name);
+  const PartRuns runs(info);
+  std::vector<float> values(ElementCount(info.shape));
   for (size_t i = 0; i < values.size(); ++i) {
-    values[i] = static_cast<float>(description.first.value * stream.Normal(i));
+    const int64_t index = runs.WholeIndex(static_cast<int64_t>(i));
+    values[i] = static_cast<float>(description.first.value * stream.Normal(index));
   }
-  return Tensor::FromHost(values, shape, dtype, device);
+  return Tensor::FromHost(values, info.shape, dtype, device);
 }
 
 }  // namespace
@@ -48,7 +68,31 @@ std::vector<ParameterInfo> DescribeParameters(const ModelSpec& spec) {
   return infos;
 }
 
+Shape WholeShape(const ParameterInfo& info) {
+  Shape shape = info.shape;
+  if (info.split >= 0) shape[info.split] = info.whole;
+  return shape;
+}
+
+Shape PartBegin(const ParameterInfo& info) {
+  Shape begin(info.shape.size(), 0);
+  if (info.split >= 0) begin[info.split] = info.first;
+  return begin;
+}
+
+Tensor PartOf(const Tensor& whole, const ParameterInfo& info) {
+  if (info.split < 0) return whole;
+  return whole.Slice(info.split, info.first, info.first + info.shape[info.split]);
+}
+
 int64_t CountParameters(const ModelSpec& spec) {
+  int64_t count = 0;
+  for (const ParameterInfo& info : DescribeParameters(spec))
+    count += ElementCount(WholeShape(info));
+  return count;
+}
+
+int64_t CountOwnParameters(const ModelSpec& spec) {
   int64_t count = 0;
   for (const ParameterInfo& info : DescribeParameters(spec)) count += ElementCount(info.shape);
   return count;

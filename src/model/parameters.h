@@ -14,15 +14,27 @@
 namespace mnemo {
 
 struct ParameterInfo {
-  std::string name;  // "layers.3.memory.q.weight"
-  Shape shape;
+  std::string name;   // "layers.3.memory.q.weight"
+  Shape shape;        // of what this rank holds
   int layer = -1;     // -1: outside the layers (embedding, final norm, head)
   bool decay = true;  // weight decay applies: matrices that multiply activations
+  // With tensor parallelism: the dim along which ranks hold parts, the index where this rank's
+  // begins, and the size of all. -1: every rank holds the whole tensor.
+  int split = -1;
+  int64_t first = 0, whole = 0;
 };
 
+// The tensor's shape, and where in it this rank's part begins.
+Shape WholeShape(const ParameterInfo& info);
+Shape PartBegin(const ParameterInfo& info);
+// This rank's part of a whole tensor (view).
+Tensor PartOf(const Tensor& whole, const ParameterInfo& info);
+
 // All parameters of a model, in a fixed order: embedding, layers, final norm, head (unless tied).
+// On every tensor-parallel rank the same ones, in the same order.
 std::vector<ParameterInfo> DescribeParameters(const ModelSpec& spec);
-int64_t CountParameters(const ModelSpec& spec);
+int64_t CountParameters(const ModelSpec& spec);     // of the whole model
+int64_t CountOwnParameters(const ModelSpec& spec);  // held by spec.split's rank
 // alpha of every head before training, log-spaced; what the rule's gate biases begin with.
 std::vector<double> InitialAlphas(const ModelSpec& spec);
 
@@ -38,7 +50,7 @@ class ParameterSet {
   ParameterSet(std::vector<ParameterInfo> infos, DType dtype, Device device);
   // Copies the values, which have one dtype and device.
   ParameterSet(std::vector<ParameterInfo> infos, std::vector<Tensor> values);
-  // First values: a pure function of (seed, name).
+  // First values: a pure function of (seed, name), of which a part holds its part.
   static ParameterSet Initialize(const ModelSpec& spec, uint64_t seed, DType dtype,
                                  Device device = {});
   static ParameterSet Zeros(const ModelSpec& spec, DType dtype, Device device = {});

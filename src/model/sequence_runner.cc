@@ -5,6 +5,7 @@
 #include "src/core/fused/cross_entropy.h"
 #include "src/core/fused/layers.h"
 #include "src/core/ops.h"
+#include "src/model/tensor_split.h"
 
 namespace mnemo {
 namespace {
@@ -83,7 +84,7 @@ Tensor SequenceRunner::Run(const Tensor& tokens, std::span<const uint8_t> resets
   const Tensor& table = parameters_.Get("embedding.weight");
   const SliceContext context = MakeSliceContext(spec_, position_, length, resets, document_starts_,
                                                 table.dtype(), table.device());
-  Var x = Reshape(GatherRows(Var(table), tokens), {batch_, length, spec_.width});
+  Var x(EmbedTokens(spec_, table, tokens).Reshape({batch_, length, spec_.width}));
   for (int layer = 0; layer < spec_.layers; ++layer) {
     BlockResult result = RunBlock(spec_, layers_[layer], x, carries_[layer], context);
     x = result.y;
@@ -99,10 +100,11 @@ Tensor SequenceRunner::Run(const Tensor& tokens, std::span<const uint8_t> resets
 }
 
 Tensor SequenceRunner::Losses(const Tensor& rows, const Tensor& targets, int64_t tile) const {
-  return CrossEntropy(Var(rows), HeadWeight(), targets, tile).value();
+  return CrossEntropy(Var(rows), HeadWeight(), targets, tile, PartOfVocabulary(spec_)).value();
 }
 
 Tensor SequenceRunner::Logits(const Tensor& rows) const {
+  Require(spec_.split.ranks == 1, "logits of a model that is held in {} parts", spec_.split.ranks);
   return MatMul(Var(rows), Transpose(HeadWeight())).value();
 }
 

@@ -20,7 +20,8 @@ SliceContext MakeSliceContext(const ModelSpec& spec, int64_t position, int64_t l
                               std::span<const uint8_t> resets,
                               std::vector<int64_t>& document_starts, DType dtype, Device device);
 
-// Not thread-safe. Throws TensorError.
+// Not thread-safe. Throws TensorError. Where the model is split (tensor_split.h), all ranks of the
+// split make the same calls and get the same results.
 class SequenceRunner {
  public:
   // Both references outlive the runner. `batch` sequences run side by side.
@@ -33,7 +34,7 @@ class SequenceRunner {
   // Losses [B * n, 1] of rows that Run returned, in nats; 0 where a target is negative. `tile`
   // columns of the logits exist at a time.
   Tensor Losses(const Tensor& rows, const Tensor& targets, int64_t tile) const;
-  // Logits [N, V] of rows [N, d].
+  // Logits [N, V] of rows [N, d]; of a whole model.
   Tensor Logits(const Tensor& rows) const;
 
   int64_t position() const { return position_; }  // tokens run so far, of each sequence

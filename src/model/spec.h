@@ -9,6 +9,26 @@
 
 namespace mnemo {
 
+class Peers;
+
+// Tensor parallelism: `ranks` ranks hold a part each of a model (tensor_split.h).
+struct TensorSplit {
+  int ranks = 1;
+  int rank = 0;            // this one's place
+  Peers* peers = nullptr;  // all of them; null if there is one. Outlives whatever uses it
+
+  // This rank's part of `size` things: Count(size) of them from Begin(size). Where they cannot be
+  // dealt out evenly the first ranks have one more.
+  int64_t Begin(int64_t size) const { return BeginOf(rank, size); }
+  int64_t Count(int64_t size) const { return BeginOf(rank + 1, size) - BeginOf(rank, size); }
+
+ private:
+  int64_t BeginOf(int of, int64_t size) const {
+    const int64_t more = size % ranks;
+    return of * (size / ranks) + (of < more ? of : more);
+  }
+};
+
 enum class BlockKind { kLmm, kMac, kMag, kMal, kTransformer };
 
 struct GateSpec {
@@ -41,6 +61,12 @@ struct ModelSpec {
   int64_t segment;            // MAC
   int64_t persistent_tokens;  // 0: none
   double rope_base;
+
+  // Which part of it this rank holds. All numbers above are of the whole model.
+  TensorSplit split;
+
+  int64_t own_heads() const { return split.Count(heads); }
+  int64_t own_width() const { return split.Count(width); }  // columns of its heads
 
   int64_t head_dim() const { return width / heads; }
   bool has_memory() const { return block != BlockKind::kTransformer; }

@@ -4,6 +4,7 @@
 #include "src/core/fused/cross_entropy.h"
 #include "src/core/fused/layers.h"
 #include "src/core/ops.h"
+#include "src/model/tensor_split.h"
 
 namespace mnemo {
 namespace {
@@ -61,8 +62,8 @@ UnitRunner::InFlight& UnitRunner::Begin(const Key& key) {
 }
 
 Tensor UnitRunner::Embed(const SliceTokens& tokens) const {
-  const Var rows = GatherRows(Var(parameters_.Get("embedding.weight")), tokens.tokens);
-  return rows.value().Reshape({options_.batch, tokens.context.length, spec_.width});
+  const Tensor rows = EmbedTokens(spec_, parameters_.Get("embedding.weight"), tokens.tokens);
+  return rows.Reshape({options_.batch, tokens.context.length, spec_.width});
 }
 
 std::unique_ptr<UnitRunner::Call> UnitRunner::RunLayer(int layer, const Tensor& x,
@@ -93,7 +94,7 @@ std::unique_ptr<UnitRunner::Call> UnitRunner::RunHead(const Tensor& x, const Sli
   call->x = taped ? call->tape.Leaf(x) : Var(x);
   const Var rows = RmsNorm(call->x, call->parameters->Get("final_norm.weight"), 1, spec_.epsilon);
   call->y = CrossEntropy(Reshape(rows, {-1, spec_.width}), HeadWeight(spec_, *call->parameters),
-                         tokens.targets, options_.vocabulary_tile);
+                         tokens.targets, options_.vocabulary_tile, PartOfVocabulary(spec_));
   return call;
 }
 
@@ -159,8 +160,8 @@ std::vector<Tensor> UnitRunner::Backward(const Unit& unit, std::vector<Tensor> c
   slice.dx = Differentiate(*call, slice.dx, std::move(carry_adjoint), carry_in_adjoint);
   if (unit.layer == 0) {
     const int embedding = parameters_.Find("embedding.weight");
-    const Var rows(slice.dx.Reshape({-1, spec_.width}));
-    AddGradient(embedding, ScatterAddRows(rows, slice.tokens.tokens, spec_.vocabulary).value());
+    const Tensor rows = slice.dx.Reshape({-1, spec_.width});
+    AddGradient(embedding, EmbeddingGradient(spec_, rows, slice.tokens.tokens));
     slices_.erase(key);
   }
   return carry_in_adjoint;

@@ -10,7 +10,21 @@ namespace mnemo {
 namespace {
 
 // Channels of the communicators; the relay's begin at TransportRelayOptions::first_channel.
-constexpr int kWorldChannel = 0, kReplicasChannel = 1;
+constexpr int kWorldChannel = 0, kReplicasChannel = 1, kPartsChannel = 2;
+
+class CommunicatorPeers : public Peers {
+ public:
+  explicit CommunicatorPeers(Communicator& group) : group_(group) {}
+  int count() const override { return group_.size(); }
+  int index() const override { return group_.rank(); }
+  void Sum(const Tensor& x) override {
+    const absl::Status status = group_.AllReduceSum(x);
+    if (!status.ok()) throw TensorError(status);
+  }
+
+ private:
+  Communicator& group_;
+};
 
 }  // namespace
 
@@ -47,6 +61,8 @@ Ranks::Ranks(const Mesh& mesh, Transport* transport, Timeout timeout)
   };
   world_ = communicator(all, kWorldChannel, "world");
   replicas_ = communicator(mesh_.DpSpGroup(rank()), kReplicasChannel, "dp x sp");
+  parts_ = communicator(mesh_.TpGroup(rank()), kPartsChannel, "tp");
+  if (mesh_.tp > 1) peers_ = std::make_unique<CommunicatorPeers>(*parts_);
 }
 
 Ranks::~Ranks() = default;

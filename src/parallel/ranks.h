@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "src/core/peers.h"
 #include "src/parallel/communicator.h"
 #include "src/parallel/mesh.h"
 #include "src/parallel/relay.h"
@@ -43,6 +44,10 @@ class Ranks {
   Communicator& world() { return *world_; }
   // dp x sp: those that hold the same share of the parameters.
   Communicator& replicas() { return *replicas_; }
+  // The tp axis: those that hold a part each of the same units' parameters; and the same as the
+  // computation sees it (null if there is one). What fails throws, with the reason as its Status.
+  Communicator& parts() { return *parts_; }
+  Peers* peers() { return peers_.get(); }
   // A relay between the ranks of this one's sp axis, with slots for full speed. One at a time.
   std::unique_ptr<Relay> MakeRelay(const ScheduleShape& shape);
 
@@ -59,7 +64,8 @@ class Ranks {
   std::unique_ptr<Solitude> solitude_;
   Transport* transport_;
   Timeout timeout_;
-  std::unique_ptr<Communicator> world_, replicas_;
+  std::unique_ptr<Communicator> world_, replicas_, parts_;
+  std::unique_ptr<Peers> peers_;
 };
 
 }  // namespace mnemo

@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "src/core/ops.h"
+#include "tests/core/mirror_peers.h"
 #include "tests/core/op_cases.h"
 
 namespace mnemo::testing {
@@ -228,6 +229,26 @@ void AddGathers(std::vector<OpCase>& cases) {
                    }});
 }
 
+// What all peers hold, through a part's computation, to a sum that all hold: only together do the
+// two have a derivative that differences on one rank show.
+void AddPeers(std::vector<OpCase>& cases) {
+  static MirrorPeers peers(3);
+  const auto expected = [](const std::vector<Plain>& x) {
+    return ForEachIndex({4, 3}, [&](const auto& i) { return 3 * std::tanh(x[0](i)) * x[1](i); });
+  };
+  const auto run = [](std::span<const Var> x) -> std::vector<Var> {
+    const Var a = SpreadToPeers(x[0], peers), b = SpreadToPeers(x[1], peers);
+    return {SumOverPeers(Mul(Tanh(a), b), peers), Mul(x[0], SumOverPeers(Square(a), peers))};
+  };
+  for (const Primitive primitive : {Primitive::kSpreadToPeers, Primitive::kSumOverPeers}) {
+    cases.push_back({primitive,
+                     "into parts and back",
+                     {Uniform({4, 3}, 31), Uniform({4, 3}, 32)},
+                     run,
+                     expected});
+  }
+}
+
 }  // namespace
 
 std::vector<OpCase> StructuredCases() {
@@ -237,6 +258,7 @@ std::vector<OpCase> StructuredCases() {
   AddSoftmax(cases);
   AddConvolutions(cases);
   AddGathers(cases);
+  AddPeers(cases);
   return cases;
 }
 

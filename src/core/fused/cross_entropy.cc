@@ -4,12 +4,13 @@
 
 #include "src/core/fused_op.h"
 #include "src/core/ops.h"
+#include "src/core/peers.h"
 
 namespace mnemo {
 namespace {
 
 struct Attributes {
-  Tensor targets;
+  Tensor targets;  // rows of the head; others outside of it
   int64_t tile;
 };
 
@@ -29,6 +30,8 @@ Tensor Shifted(const std::vector<int32_t>& targets, int64_t begin, const Tensor&
   return Tensor::FromHost(shifted, like.shape(), like.device());
 }
 
+// For each row of x: the log of the sum of exp(logit) over the head's entries, and the target's
+// logit (0 where the target is not among them).
 std::vector<Var> Compose(std::span<const Var> inputs, const Attributes& attributes) {
   const Var &x = inputs[0], &head = inputs[1];
   const int64_t vocabulary = head.dim(0);
@@ -53,11 +56,7 @@ std::vector<Var> Compose(std::span<const Var> inputs, const Attributes& attribut
     picked = i == 0 ? result[1] : Add(picked, result[1]);
     begin += sizes[i];
   }
-  const Var total = sums.size() == 1 ? sums[0] : LogSumExp(Concat(sums, 1));
-  std::vector<double> valid(targets.size());
-  for (size_t i = 0; i < targets.size(); ++i) valid[i] = targets[i] >= 0 ? 1 : 0;
-  const Tensor mask = Tensor::FromHost(valid, total.shape(), x.dtype(), x.device());
-  return {Where(mask, Sub(total, picked), Var(Tensor::Zeros({}, x.dtype(), x.device())))};
+  return {sums.size() == 1 ? sums[0] : LogSumExp(Concat(sums, 1)), picked};
 }
 
 const FusedOp<Attributes>& Op() {
@@ -68,19 +67,38 @@ const FusedOp<Attributes>& Op() {
 // Listed from the start of the program, not from the first call.
 [[maybe_unused]] const FusedOpBase& registered = Op();
 
+// The same two over the heads of all peers. Each puts its sum into a column of its own, so that
+// adding up gathers them.
+std::vector<Var> Combine(const std::vector<Var>& own, Peers& peers) {
+  const int64_t count = peers.count();
+  const Var mine[] = {PadSlice(own[0], 1, peers.index(), count), own[1]};
+  const Var all = SumOverPeers(Concat(mine, 1), peers);
+  return {LogSumExp(Slice(all, 1, 0, count)), Slice(all, 1, count, count + 1)};
+}
+
 }  // namespace
 
-Var CrossEntropy(const Var& x, const Var& head, const Tensor& targets, int64_t tile) {
+Var CrossEntropy(const Var& x, const Var& head, const Tensor& targets, int64_t tile,
+                 const VocabularyPart& part) {
   Require(x.rank() == 2 && head.rank() == 2 && x.dim(1) == head.dim(1) && tile >= 1,
           "cross_entropy: rows {} and head {}", x.shape(), head.shape());
   Require(targets.rank() == 1 && targets.dim(0) == x.dim(0) && targets.dtype() == DType::kI32,
           "cross_entropy: targets {} for rows {}", targets.shape(), x.shape());
-  for (const int32_t target : targets.ToInts()) {
-    Require(target < head.dim(0), "cross_entropy: target {} in a vocabulary of {}", target,
-            head.dim(0));
+  const bool split = part.peers != nullptr;
+  const int64_t vocabulary = split ? part.vocabulary : head.dim(0);
+  const std::vector<int32_t> ids = targets.ToInts();
+  std::vector<double> valid(ids.size());
+  for (size_t i = 0; i < ids.size(); ++i) {
+    Require(ids[i] < vocabulary, "cross_entropy: target {} in a vocabulary of {}", ids[i],
+            vocabulary);
+    valid[i] = ids[i] >= 0 ? 1 : 0;
   }
-  const Var inputs[] = {x, head};
-  return Op()(inputs, {targets, tile})[0];
+  const Var inputs[] = {split ? SpreadToPeers(x, *part.peers) : x, head};
+  const Tensor own = split ? Shifted(ids, part.first, targets) : targets;
+  std::vector<Var> sums = Op()(inputs, {own, tile});
+  if (split) sums = Combine(sums, *part.peers);
+  const Tensor mask = Tensor::FromHost(valid, sums[0].shape(), x.dtype(), x.device());
+  return Where(mask, Sub(sums[0], sums[1]), Var(Tensor::Zeros({}, x.dtype(), x.device())));
 }
 
 }  // namespace mnemo

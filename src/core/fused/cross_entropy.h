@@ -5,8 +5,19 @@
 
 namespace mnemo {
 
+class Peers;
+
+// Where the vocabulary is split over peers (peers.h), each with some rows of the head: which ones.
+struct VocabularyPart {
+  int64_t first = 0;       // entry of the vocabulary that the head's first row stands for
+  int64_t vocabulary = 0;  // entries of all peers
+  Peers* peers = nullptr;  // null: the head is whole, and the other two mean nothing
+};
+
 // loss [N, 1] = -log softmax(x head^T)[target], 0 where a target is negative. x [N, d],
-// head [V, d], targets i32 [N]. Logits exist for `tile` vocabulary entries at a time.
-Var CrossEntropy(const Var& x, const Var& head, const Tensor& targets, int64_t tile);
+// head [V, d], targets i32 [N]. Logits exist for `tile` vocabulary entries at a time. With peers, x
+// and targets are the same at all of them, and so is the loss; they exchange two numbers a row.
+Var CrossEntropy(const Var& x, const Var& head, const Tensor& targets, int64_t tile,
+                 const VocabularyPart& part = {});
 
 }  // namespace mnemo
