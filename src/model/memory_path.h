@@ -22,9 +22,8 @@ struct Gates {
 Gates ComputeGates(const ModelSpec& spec, const UnitParameters& p, const Var& x);
 
 // Writes and reads rows x [B, n, d] that begin `offset` tokens into the slice: y [B, n, own_width],
-// of this rank's heads. The
-// memory and convolution parts of `carry` advance. Statistics, if not null, are added up weighted
-// by rows; the caller divides.
+// this rank's heads side by side. The memory and convolution parts of `carry` advance. Statistics,
+// if not null, are added up weighted by rows; the caller divides.
 Var WriteAndRead(const ModelSpec& spec, const UnitParameters& p, const Var& x, int64_t offset,
                  const SliceContext& context, Carry& carry, BlockStatistics* statistics);
 

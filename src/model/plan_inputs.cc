@@ -3,13 +3,15 @@
 #include <algorithm>
 
 #include "src/core/counting_backend.h"
-#include "src/core/status.h"
+#include "src/core/peers.h"
 #include "src/model/carry.h"
 #include "src/model/door.h"
 #include "src/model/execution.h"
 #include "src/model/flops.h"
 #include "src/model/parameters.h"
+#include "src/model/tensor_split.h"
 #include "src/model/unit_runner.h"
+#include "src/parallel/communicator.h"
 
 namespace mnemo {
 namespace {
@@ -120,17 +122,27 @@ void FillGrid(const v1::TrainConfig& train, PlanInputs& in) {
   in.rematerialize = train.rematerialize();
 }
 
-absl::Status CheckTp(const ModelSpec& spec, int tp) {
-  if (spec.heads % tp == 0 && spec.mlp_hidden % tp == 0) return absl::OkStatus();
-  return InvalidArgument(
-      "parallel.tp = {}: it has to divide model.heads = {} and model.mlp_hidden = {}", tp,
-      spec.heads, spec.mlp_hidden);
-}
+// Peers that are not there; what they would add up has no contents.
+class CountedPeers : public Peers {
+ public:
+  explicit CountedPeers(int count) : count_(count) {}
+  int count() const override { return count_; }
+  int index() const override { return 0; }
+  void Sum(const Tensor&) override {}
+
+ private:
+  int count_;
+};
 
 }  // namespace
 
 absl::StatusOr<PlanInputs> MakePlanInputs(const v1::RunConfig& config) {
-  const ModelSpec spec = MakeSpec(config.model());
+  const ModelSpec whole = MakeSpec(config.model());
+  const int tp = std::max(1, config.parallel().tp());
+  MNEMO_RETURN_IF_ERROR(CheckTensorSplit(whole, tp));
+  // The first rank of the tp axis holds no less than the others.
+  CountedPeers peers(tp);
+  const ModelSpec spec = SplitSpec(whole, {tp, 0, &peers});
   const v1::TrainConfig& train = config.train();
   const DType dtype = ComputeDType(config.execution());
   const int64_t size = SizeOf(dtype), master = dtype == DType::kF64 ? 8 : 4;
@@ -139,13 +151,13 @@ absl::StatusOr<PlanInputs> MakePlanInputs(const v1::RunConfig& config) {
   FillGrid(train, in);
   in.whole_sequences = spec.full_attention();
   in.zero = config.parallel().zero();
-  in.tp = std::max(1, config.parallel().tp());
-  MNEMO_RETURN_IF_ERROR(CheckTp(spec, in.tp));
+  in.tp = tp;
   in.layers = spec.layers;
   in.parameters = CountParameters(spec);
-  in.weight_bytes = in.parameters * size;
-  in.gradient_bytes = in.parameters * size;
-  in.optimizer_bytes = in.parameters * (2 * master + (size < master ? master : 0));
+  const int64_t own = CountOwnParameters(spec);
+  in.weight_bytes = own * size;
+  in.gradient_bytes = own * size;
+  in.optimizer_bytes = own * (2 * master + (size < master ? master : 0));
   in.input_bytes = train.sequences() * in.slice * spec.width * size;
   in.carry_bytes = CarryBytes(spec, train.sequences(), dtype);
   in.token_bytes = train.sequences() * train.sequence_length() * (2 * SizeOf(DType::kI32) + size);
@@ -154,6 +166,7 @@ absl::StatusOr<PlanInputs> MakePlanInputs(const v1::RunConfig& config) {
                           train.sequence_length() * 2 * SizeOf(DType::kI32);
   }
   FillUnitSizes(config, spec, in);
+  if (host && tp > 1) in.workspace_bytes += ReductionBufferBytes(in.input_bytes, tp);
   const ForwardFlops flops = CountForwardFlops(spec, train.sequence_length());
   in.forward_flops_per_token = flops.total();
   in.model_flops_per_token = ModelFlops(flops);

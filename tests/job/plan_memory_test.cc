@@ -4,8 +4,11 @@
 
 #include <tuple>
 
+#include "src/core/status.h"
 #include "src/job/trainer.h"
 #include "src/model/plan_inputs.h"
+#include "src/parallel/ranks.h"
+#include "src/parallel/thread_transport.h"
 #include "tests/job/job_test_util.h"
 
 namespace mnemo {
@@ -52,6 +55,29 @@ INSTANTIATE_TEST_SUITE_P(All, PlanMemoryTest,
                            return v1::Block_Name(std::get<0>(info.param)) + "_" +
                                   v1::Rematerialize_Name(std::get<1>(info.param));
                          });
+
+// Both ranks are threads of this process, whose peak is that of the two together: they are at the
+// same point, as they wait for each other several times a unit.
+TEST(PlanMemoryTest, APartTakesWhatIsPlannedForIt) {
+  for (const v1::Block block : {v1::LMM, v1::MAC}) {
+    v1::RunConfig config = Sized(block, v1::UNITS);
+    config.mutable_parallel()->set_tp(2);
+    const v1::RunConfig effective = Effective(config);
+    const absl::Status status = RunOnThreads(2, {}, [&](Transport& transport) -> absl::Status {
+      MNEMO_ASSIGN_OR_RETURN(auto ranks, Ranks::Create(transport, {1, 1, 2}));
+      RandomSource source(effective);
+      MNEMO_ASSIGN_OR_RETURN(auto trainer, Trainer::Create(effective, source, *ranks));
+      v1::StepMetrics metrics;
+      for (int step = 0; step < 2; ++step) MNEMO_RETURN_IF_ERROR(trainer->Step(metrics));
+      const v1::MemoryEstimate memory = PlanRun(effective, 2).value().memory();
+      const double planned = 2 * static_cast<double>(memory.total() - memory.process());
+      EXPECT_NEAR(planned / static_cast<double>(trainer->peak_bytes()), 1, 0.1)
+          << memory.DebugString();
+      return ranks->world().Barrier();
+    });
+    EXPECT_TRUE(status.ok()) << status;
+  }
+}
 
 TEST(PlanMemoryTest, OneSliceAndAWindowLongerThanASlice) {
   v1::RunConfig config = Sized(v1::MAG, v1::UNITS);
