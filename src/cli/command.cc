@@ -121,6 +121,7 @@ int RunCommandLine(int argc, const char* const* argv, std::span<const AddCommand
   const absl::Status status = RunAction(chosen);
   std::fflush(stdout);
   if (status.ok()) return kExitOk;
+  if (status.message().empty()) return kExitError;
   fmt::print(stderr, "mnemo: error: {}\n", std::string(status.message()));
   return kExitError;
 }

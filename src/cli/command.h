@@ -56,7 +56,8 @@ inline constexpr int kExitOk = 0;
 inline constexpr int kExitError = 1;  // the command failed: `mnemo: error: ...` on stderr
 inline constexpr int kExitUsage = 2;  // the line made no sense: `mnemo: usage: ...` on stderr
 
-// Parses, runs and reports. Exceptions that escape an action are reported like a failed Status. An
+// Parses, runs and reports. Of an error with an empty message nothing is said: another process of
+// the job does. Exceptions that escape an action are reported like a failed Status. An
 // error is one line, except that a Status which lists several problems keeps one line for each.
 int RunCommandLine(int argc, const char* const* argv, std::span<const AddCommand> commands);
 

@@ -33,10 +33,24 @@ void ConfigFlags::AddTo(CLI::App& command) {
       ->type_name("PATH");
 }
 
+void ConfigFlags::AddCheckpointsTo(CLI::App& command) {
+  command
+      .add_option("--every", every,
+                  "Steps between checkpoints, instead of train.checkpoint_every; 0: only at the "
+                  "end and when the run is stopped")
+      ->type_name("N");
+  command
+      .add_option("--keep", keep,
+                  "Checkpoints kept, the newest, instead of train.checkpoint_keep; 0: 3")
+      ->type_name("N");
+}
+
 absl::StatusOr<v1::RunConfig> ConfigFlags::Load() const {
   v1::RunConfig config;
   MNEMO_RETURN_IF_ERROR(LoadConfigFile(FileSystem::Posix(), path, &config));
   if (steps.has_value()) config.mutable_train()->set_steps(*steps);
+  if (every.has_value()) config.mutable_train()->set_checkpoint_every(*every);
+  if (keep.has_value()) config.mutable_train()->set_checkpoint_keep(*keep);
   if (!shards.empty()) {
     config.mutable_data()->mutable_shards()->Assign(shards.begin(), shards.end());
   }

@@ -14,12 +14,15 @@ namespace mnemo {
 struct ConfigFlags {
   std::string path;
   std::vector<std::string> overrides, shards, evaluation;
-  std::optional<int64_t> steps;
+  std::optional<int64_t> steps, every;
+  std::optional<int32_t> keep;
 
   // Declares CONFIG, --set and --steps. `this` outlives the parsing.
   void AddConfigTo(CLI::App& command);
   // These, --shards and --eval-shards.
   void AddTo(CLI::App& command);
+  // --every and --keep, of checkpoints.
+  void AddCheckpointsTo(CLI::App& command);
   // Reads the file and applies the flags, --set last. Defaults are not filled in.
   absl::StatusOr<v1::RunConfig> Load() const;
 };

@@ -8,9 +8,10 @@
 #include "src/cli/config_flags.h"
 #include "src/core/status.h"
 #include "src/data/token_set.h"
+#include "src/job/run_data.h"
+#include "src/job/run_directory.h"
 #include "src/job/service/coordinator.h"
 #include "src/job/stop_signals.h"
-#include "src/job/training_run.h"
 #include "src/model/plan_inputs.h"
 #include "src/parallel/plan.h"
 
@@ -20,6 +21,7 @@ namespace {
 struct CoordinateOptions {
   ConfigFlags config;
   CoordinatorOptions serve;
+  bool overwrite = false;
 };
 
 absl::Status Coordinate(CoordinateOptions options) {
@@ -44,6 +46,11 @@ absl::Status Coordinate(CoordinateOptions options) {
   const std::filesystem::path run = options.serve.run_directory;
   terms.run = (run.has_filename() ? run : run.parent_path()).filename().string();
   terms.build = VersionText();
+  if (options.overwrite) {
+    MNEMO_ASSIGN_OR_RETURN(const RunDirectory directory,
+                           RunDirectory::Open(FileSystem::Posix(), options.serve.run_directory));
+    MNEMO_RETURN_IF_ERROR(directory.Discard());
+  }
   const StopSignals signals;
   options.serve.should_stop = [] { return StopSignals::Received() != nullptr; };
   return RunCoordinator(options.serve);
@@ -60,6 +67,10 @@ void AddCoordinateCommand(CLI::App& app, Action& chosen) {
       "Coordinate a job of many ranks: plan it, let its ranks join, answer `mnemo status`. Ends "
       "with the job, with 0 if that finished. SIGINT and SIGTERM ask the ranks to save and end.");
   options->config.AddTo(*command);
+  options->config.AddCheckpointsTo(*command);
+  command->add_flag("--overwrite", options->overwrite,
+                    "Discard the run, with its model and checkpoints, that the run directory "
+                    "holds");
   command->add_option("--run-dir", serve.run_directory, "The run's directory, shared by all ranks")
       ->required()
       ->type_name("DIR");

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <memory>
 #include <string>
-#include <vector>
+#include <utility>
 
 #include "src/cli/command.h"
 #include "src/cli/config_flags.h"
@@ -12,7 +12,7 @@
 #include "src/job/loss_plot.h"
 #include "src/job/progress_line.h"
 #include "src/job/stop_signals.h"
-#include "src/job/training_run.h"
+#include "src/job/worker/worker_run.h"
 #include "src/parallel/plan.h"
 
 namespace mnemo {
@@ -53,34 +53,49 @@ void PrintSummary(const TrainingRunResult& result) {
                  : "");
   fmt::print("memory: peak {}, planned {} ({:+.1f} %)\n", PrintBytes(result.peak_bytes),
              PrintBytes(result.planned_bytes), 100 * (share - 1));
+  if (!result.checkpoint.empty()) fmt::print("checkpoint in {}\n", result.checkpoint);
   fmt::print("model in {}\n", result.model_directory);
 }
 
+absl::Status CheckFlags(const TrainOptions& options) {
+  const ConfigFlags& config = options.config;
+  if (!config.path.empty()) return absl::OkStatus();
+  const bool plain = config.overrides.empty() && config.shards.empty() &&
+                     config.evaluation.empty() && !config.steps && !config.every && !config.keep;
+  if (plain && !options.overwrite) return absl::OkStatus();
+  return InvalidArgument(
+      "without CONFIG the run is the coordinator's: give CONFIG, --set, --steps, --shards, "
+      "--eval-shards, --every, --keep and --overwrite to `mnemo coordinate`");
+}
+
 absl::Status Train(const TrainOptions& options) {
-  TrainingRunOptions run;
-  MNEMO_ASSIGN_OR_RETURN(run.written, options.config.Load());
+  MNEMO_RETURN_IF_ERROR(CheckFlags(options));
+  WorkerRunOptions worker;
+  worker.join = options.config.path.empty();
+  TrainingRunOptions& run = worker.run;
+  if (!worker.join) {
+    MNEMO_ASSIGN_OR_RETURN(run.written, options.config.Load());
+  }
   run.config_name = options.config.path;
   run.run_directory = options.run_directory;
   run.overwrite = options.overwrite;
   run.check_memory = !options.no_memory_check;
-  const StopSignals signals;
+  run.writer = VersionText();
   ProgressLine line = ProgressLine::ForStderr(0);
   int64_t steps = 0;
-  run.on_start = [&](const v1::RunConfig& effective, const v1::Plan& plan) {
+  run.on_start = [&](const v1::RunConfig& effective, const v1::Plan& plan, int64_t first_step) {
     steps = effective.train().steps();
     LogInfo("{} parameters, {} tokens a step, {} planned", plan.step().parameters(),
             plan.step().tokens(), PrintBytes(plan.memory().total()));
-    line = ProgressLine::ForStderr(0);
+    line = ProgressLine::ForStderr(first_step);
   };
   run.on_step = [&](const v1::StepMetrics& metrics) {
     line.Update(ProgressOf(metrics, steps), ProgressLine::Now());
   };
-  run.should_stop = [] { return StopSignals::Received() != nullptr; };
-  absl::StatusOr<TrainingRunResult> result = RunTraining(run);
+  absl::StatusOr<TrainingRunResult> result = RunWorker(std::move(worker));
   line.Finish();
   MNEMO_RETURN_IF_ERROR(result.status());
-  if (result->stopped) LogWarning("{}: stopped after a whole step", StopSignals::Received());
-  PrintSummary(*result);
+  if (result->first_rank) PrintSummary(*result);
   return absl::OkStatus();
 }
 
@@ -90,14 +105,21 @@ void AddTrainCommand(CLI::App& app, Action& chosen) {
   auto options = std::make_shared<TrainOptions>();
   CLI::App* command = app.add_subcommand(
       "train",
-      "Train a model. Writes config.textproto, metrics.jsonl, loss.svg and model/ into the run "
-      "directory. SIGINT and SIGTERM finish the step at hand, write the model and end with 0.");
+      "Train a model, or go on where the run directory's newest checkpoint was. Writes "
+      "config.textproto, metrics.jsonl, loss.svg, checkpoints/ and model/ into it. SIGINT and "
+      "SIGTERM finish the step at hand, save and end with 0; SIGUSR1 saves and goes on. Under "
+      "mpirun each process is a rank; without CONFIG it joins the run's coordinator.");
   options->config.AddTo(*command);
-  command->add_option("--run-dir", options->run_directory, "Directory for all that the run writes")
+  options->config.AddCheckpointsTo(*command);
+  command->get_option("config")->required(false);
+  command
+      ->add_option("--run-dir,--run", options->run_directory,
+                   "Directory for all that the run writes")
       ->required()
       ->type_name("DIR");
   command->add_flag("--overwrite", options->overwrite,
-                    "Discard the run, with its model, that the run directory holds");
+                    "Discard the run, with its model and checkpoints, that the run directory "
+                    "holds");
   command->add_flag("--no-memory-check", options->no_memory_check,
                     "Run what is planned to need more memory than there is");
   command->callback([&chosen, options] { chosen = [options] { return Train(*options); }; });

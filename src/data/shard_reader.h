@@ -26,6 +26,7 @@ class ShardReader {
 
   const std::string& path() const { return path_; }
   const ShardHeader& header() const { return header_; }
+  const Digest& digest() const { return header_digest_; }  // of the header; covers all contents
 
   // Tokens [first, first + out.size()). DataLoss names the file and the damaged block.
   absl::Status ReadTokens(int64_t first, std::span<int32_t> out);

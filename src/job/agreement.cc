@@ -51,10 +51,9 @@ absl::Status Agree(Ranks& ranks, const absl::Status& mine) {
   return Exchange(ranks, mine).status();
 }
 
-bool ShouldTell(const Ranks& ranks) {
-  const absl::Status aborted = ranks.status();
-  if (aborted.ok()) return ranks.first();
-  return std::string(aborted.message()).starts_with(fmt::format("rank {} failed: ", ranks.rank()));
+bool ShouldTell(int rank, const absl::Status& aborted) {
+  if (aborted.ok()) return rank == 0;
+  return std::string(aborted.message()).starts_with(fmt::format("rank {} failed: ", rank));
 }
 
 absl::Status AgreeOnWishes(Ranks& ranks, StepWishes& wishes) {

@@ -22,9 +22,10 @@ absl::StatusOr<std::vector<std::string>> Exchange(Ranks& ranks,
 // The same where there is nothing to say but whether all is well.
 absl::Status Agree(Ranks& ranks, const absl::Status& mine);
 
-// Of an error that every rank has returned: whether it is for this one to tell the user, which is
-// so on exactly one, but where ranks failed by themselves at the same moment.
-bool ShouldTell(const Ranks& ranks);
+// Of an error that every rank has returned: whether it is for this one to tell the user. That is so
+// on exactly one rank, but where several failed by themselves at the same moment. `aborted` is the
+// transport's status.
+bool ShouldTell(int rank, const absl::Status& aborted);
 
 // What ranks may ask of each other between two steps.
 struct StepWishes {

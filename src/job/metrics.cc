@@ -58,6 +58,32 @@ std::string MetricsLine(const v1::StepMetrics& metrics) {
   return line.dump();
 }
 
+absl::StatusOr<LossCurves> CutMetrics(FileSystem& fs, const std::string& path, int64_t last_step) {
+  LossCurves losses;
+  if (!fs.Exists(path)) return losses;
+  MNEMO_ASSIGN_OR_RETURN(const std::string text, fs.ReadFile(path));
+  size_t kept = 0;
+  for (size_t end = 0; (end = text.find('\n', kept)) != std::string::npos; kept = end + 1) {
+    const Json line = Json::parse(text.substr(kept, end - kept), nullptr, false);
+    const auto step = line.is_object() ? line.find("step") : line.end();
+    if (step == line.end() || !step->is_number_integer() || *step > last_step) break;
+    const auto add = [&](const char* field, std::vector<LossPoint>& to) {
+      const auto loss = line.find(field);
+      if (loss != line.end() && loss->is_number()) to.push_back({*step, *loss});
+    };
+    if (line.value("skipped", Json()) != true) add("loss", losses.train);
+    add("evaluation_loss", losses.held_out);
+  }
+  if (kept == text.size()) return losses;
+  MNEMO_RETURN_IF_ERROR(WriteFileAtomically(fs, path, std::string_view(text).substr(0, kept)));
+  return losses;
+}
+
+absl::StatusOr<MetricsWriter> MetricsWriter::Append(FileSystem& fs, const std::string& path) {
+  MNEMO_ASSIGN_OR_RETURN(auto file, fs.OpenAppend(path));
+  return MetricsWriter(std::move(file));
+}
+
 absl::StatusOr<MetricsWriter> MetricsWriter::Create(FileSystem& fs, const std::string& path) {
   std::unique_ptr<WritableFile> file;
   MNEMO_ASSIGN_OR_RETURN(file, fs.Create(path));

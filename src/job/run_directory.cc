@@ -8,6 +8,7 @@
 #include <cstring>
 #include <vector>
 
+#include "src/ckpt/checkpoint_directory.h"
 #include "src/core/log.h"
 #include "src/core/status.h"
 
@@ -41,34 +42,43 @@ absl::Status RunDirectory::Lock() {
   return absl::OkStatus();
 }
 
-absl::Status RunDirectory::CheckFree(FileSystem& fs) const {
-  const bool ended = !NamesIn(fs, model_path()).empty();
-  const bool begun = fs.Exists(metrics_path()) && fs.FileSize(metrics_path()).value_or(1) > 0;
-  if (!ended && !begun) return absl::OkStatus();
-  return FailedPrecondition(
-      "{} holds a run that {}; name another --run-dir, or add --overwrite to discard that run",
-      path_,
-      ended ? "has ended (it has a model/)" : "was cut short (it has a metrics.jsonl, no model/)");
-}
-
-absl::StatusOr<RunDirectory> RunDirectory::Create(FileSystem& fs, const std::string& path,
-                                                  std::string_view config_text, bool overwrite) {
-  RunDirectory run(path);
+absl::StatusOr<RunDirectory> RunDirectory::Open(FileSystem& fs, const std::string& path) {
+  RunDirectory run(fs, path);
   MNEMO_RETURN_IF_ERROR(fs.MakeDirectories(path));
   MNEMO_RETURN_IF_ERROR(run.Lock());
-  if (!overwrite) MNEMO_RETURN_IF_ERROR(run.CheckFree(fs));
-  MNEMO_RETURN_IF_ERROR(run.RemoveRun(fs));
-  MNEMO_RETURN_IF_ERROR(WriteFileAtomically(fs, run.config_path(), config_text));
   return run;
 }
 
-absl::Status RunDirectory::RemoveRun(FileSystem& fs) const {
-  for (const std::string& name : NamesIn(fs, model_path())) {
-    MNEMO_RETURN_IF_ERROR(fs.Remove(model_path() + "/" + name));
+bool RunDirectory::HasModel() const { return !NamesIn(*fs_, model_path()).empty(); }
+
+bool RunDirectory::HasMetrics() const {
+  return fs_->Exists(metrics_path()) && fs_->FileSize(metrics_path()).value_or(1) > 0;
+}
+
+absl::Status RunDirectory::WriteConfig(std::string_view config_text) const {
+  return WriteFileAtomically(*fs_, config_path(), config_text);
+}
+
+absl::Status RunDirectory::RemoveModel() const {
+  for (const std::string& name : NamesIn(*fs_, model_path())) {
+    MNEMO_RETURN_IF_ERROR(fs_->Remove(model_path() + "/" + name));
   }
-  if (fs.Exists(model_path())) MNEMO_RETURN_IF_ERROR(fs.RemoveDirectory(model_path()));
+  return fs_->Exists(model_path()) ? fs_->RemoveDirectory(model_path()) : absl::OkStatus();
+}
+
+absl::Status RunDirectory::RemoveRecord() const {
   for (const std::string& file : {loss_curve_path(), metrics_path()}) {
-    if (fs.Exists(file)) MNEMO_RETURN_IF_ERROR(fs.Remove(file));
+    if (fs_->Exists(file)) MNEMO_RETURN_IF_ERROR(fs_->Remove(file));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RunDirectory::Discard() const {
+  MNEMO_RETURN_IF_ERROR(RemoveModel());
+  MNEMO_RETURN_IF_ERROR(RemoveRecord());
+  MNEMO_ASSIGN_OR_RETURN(const auto checkpoints, ListCheckpoints(*fs_, checkpoints_path()));
+  for (const CheckpointEntry& checkpoint : checkpoints) {
+    MNEMO_RETURN_IF_ERROR(RemoveCheckpoint(*fs_, checkpoint.path));
   }
   return absl::OkStatus();
 }

@@ -12,29 +12,38 @@ namespace mnemo {
 namespace {
 
 std::atomic<int> received{0};
+std::atomic<bool> quiet{false}, patient{false}, save{false};
 static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may not lock");
 
 constexpr std::string_view kAnswer =
     "\nmnemo: stopping after this step; once more aborts and loses what is not saved\n";
+constexpr std::string_view kPatientAnswer = "\nmnemo: stopping after this step\n";
 
 // Nothing here but what a signal handler may call.
 void Handle(int signal) {
   const int error = errno;
+  const std::string_view answer = patient ? kPatientAnswer : kAnswer;
   if (received.exchange(signal) == 0) {
-    if (::write(STDERR_FILENO, kAnswer.data(), kAnswer.size()) < 0) {
+    if (quiet) {
+      // Another process says it.
+    } else if (::write(STDERR_FILENO, answer.data(), answer.size()) < 0) {
       // There is nobody to tell.
     }
-  } else {
+  } else if (!patient) {
     ::signal(signal, SIG_DFL);
     ::raise(signal);  // ends the process when this handler returns
   }
   errno = error;
 }
 
+void HandleSave(int) { save = true; }
+
 }  // namespace
 
-StopSignals::StopSignals() {
+StopSignals::StopSignals(const StopSignalsOptions& options) {
   received.store(0);
+  quiet = options.quiet;
+  patient = options.patient;
   struct sigaction action = {};
   action.sa_handler = Handle;
   action.sa_flags = SA_RESTART;  // system calls go on as if nothing happened
@@ -47,6 +56,19 @@ StopSignals::~StopSignals() {
   sigaction(SIGINT, &before_interrupt_, nullptr);
   sigaction(SIGTERM, &before_terminate_, nullptr);
 }
+
+SaveSignal::SaveSignal() {
+  save = false;
+  struct sigaction action = {};
+  action.sa_handler = HandleSave;
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  MNEMO_CHECK(sigaction(SIGUSR1, &action, &before_) == 0);
+}
+
+SaveSignal::~SaveSignal() { sigaction(SIGUSR1, &before_, nullptr); }
+
+bool SaveSignal::Take() { return save.exchange(false); }
 
 const char* StopSignals::Received() {
   switch (received.load()) {

@@ -47,6 +47,8 @@ constexpr FieldRange kRanges[] = {
     {"train.vocabulary_tile", 1, 1 << 24, true, "columns of the logits; 0 takes 8192"},
     {"train.evaluate_every", 1, 1e12, true, "steps; 0: after the last step only"},
     {"train.evaluation_tokens", 1, 1e12, true, "held-out tokens; 0 takes 16384"},
+    {"train.checkpoint_every", 1, 1e12, true, "steps; 0: at the end only"},
+    {"train.checkpoint_keep", 1, 1 << 20, true, "checkpoints; 0 takes 3"},
     {"train.optimizer.learning_rate", 1e-12, 10, false, "the peak; 1e-4 to 3e-3 is usual"},
     {"train.optimizer.minimum_ratio", 0, 1, false, "final over peak learning rate"},
     {"train.optimizer.warmup_steps", 0, 1e12, false, "steps"},

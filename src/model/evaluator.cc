@@ -96,7 +96,7 @@ absl::StatusOr<EvaluationResult> Evaluate(const ModelSpec& spec, const Parameter
   Evaluation evaluation(spec, parameters, stream, options, sink);
   const std::vector<uint64_t> offsets = SequenceOffsets(stream, options.max_positions);
   try {
-    for (size_t i = 0; i + 1 < offsets.size(); ++i) {
+    for (size_t i = options.rank; i + 1 < offsets.size(); i += options.ranks) {
       MNEMO_RETURN_IF_ERROR(evaluation.RunSequence(
           static_cast<int64_t>(i), static_cast<int64_t>(offsets[i + 1] - offsets[i])));
     }

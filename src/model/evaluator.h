@@ -17,6 +17,8 @@ struct EvaluationOptions {
   int64_t slice = 0;          // tokens run at once; 0: whole sequences
   int64_t max_positions = 0;  // stop after so many tokens; 0: the whole stream
   int64_t vocabulary_tile = 8192;
+  // Only sequences i with i mod ranks = rank: a share of the work, to be added up by the caller.
+  int rank = 0, ranks = 1;
 };
 
 // Tokens [first, last] of their sequences, counted from 0.
@@ -49,7 +51,9 @@ using EvaluationSink = std::function<absl::Status(const EvaluatedSlice&)>;
 // numbers.
 std::vector<uint64_t> SequenceOffsets(const EvaluationStream& stream, int64_t max_positions);
 
-// Runs the model over the stream. The stream's and the sink's errors are passed on; where documents
+// Runs the model over the stream. Where the model is split (tensor_split.h) all ranks of the split
+// make the call, of the same share; they get the same result, and their sinks must agree when to
+// end. The stream's and the sink's errors are passed on; where documents
 // reset the state, a slice that is not a multiple of the model's alignment is one.
 absl::StatusOr<EvaluationResult> Evaluate(const ModelSpec& spec, const ParameterSet& parameters,
                                           const EvaluationStream& stream,

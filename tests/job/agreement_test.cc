@@ -39,7 +39,7 @@ TEST(AgreementTest, TheFirstErrorIsEverybodysAndOneTellsIt) {
     const absl::Status mine =
         ranks.rank() == 0 ? absl::OkStatus() : DataLoss("shard {} is damaged", ranks.rank());
     const absl::Status agreed = Agree(ranks, mine);
-    tell[ranks.rank()] = ShouldTell(ranks);
+    tell[ranks.rank()] = ShouldTell(ranks.rank(), ranks.status());
     EXPECT_TRUE(Agree(ranks, absl::OkStatus()).ok()) << "they can still talk";
     return agreed;
   });
@@ -60,7 +60,7 @@ TEST(AgreementTest, ARankThatAbortsTellsIt) {
     } else {
       status = Agree(ranks, absl::OkStatus());
     }
-    tell[ranks.rank()] = ShouldTell(ranks);
+    tell[ranks.rank()] = ShouldTell(ranks.rank(), ranks.status());
     return status;
   });
   EXPECT_THAT(std::string(all[0].message()), HasSubstr("rank 1 failed: shard 7 is damaged"));

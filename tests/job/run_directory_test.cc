@@ -15,10 +15,7 @@ using ::testing::HasSubstr;
 
 class RunDirectoryTest : public testing::Test {
  protected:
-  absl::StatusOr<RunDirectory> Create(bool overwrite = false) {
-    return RunDirectory::Create(fs_, path_, "steps: 3\n", overwrite);
-  }
-  void Finish() { WriteText(path_ + "/model/model.safetensors", "weights"); }
+  absl::StatusOr<RunDirectory> Open() { return RunDirectory::Open(fs_, path_); }
 
   TestDirectory directory_;
   std::string path_ = directory_ / "runs/first";
@@ -26,73 +23,67 @@ class RunDirectoryTest : public testing::Test {
 };
 
 TEST_F(RunDirectoryTest, IsMadeAndHoldsTheConfiguration) {
-  const auto run = Create();
+  const auto run = Open();
   ASSERT_OK(run);
+  EXPECT_FALSE(run->HasModel());
+  EXPECT_FALSE(run->HasMetrics());
+  ASSERT_OK(run->WriteConfig("steps: 3\n"));
   EXPECT_EQ(ReadText(path_ + "/config.textproto"), "steps: 3\n");
   EXPECT_EQ(run->model_path(), path_ + "/model");
 }
 
-TEST_F(RunDirectoryTest, AFinishedRunIsRefusedAndLeftAlone) {
-  ASSERT_OK(Create());
-  Finish();
-  WriteText(path_ + "/config.textproto", "old");
-  EXPECT_THAT(Failure(Create()), AllOf(HasSubstr(path_ + " holds a run that has ended"),
-                                       HasSubstr("--overwrite"), HasSubstr("--run-dir")));
-  EXPECT_EQ(ReadText(path_ + "/config.textproto"), "old");
-  EXPECT_EQ(ReadText(path_ + "/model/model.safetensors"), "weights");
-}
-
-TEST_F(RunDirectoryTest, OverwriteDiscardsTheRunAndNothingElse) {
-  ASSERT_OK(Create());
-  Finish();
+TEST_F(RunDirectoryTest, DiscardsTheRunAndNothingElse) {
+  const auto run = Open();
+  ASSERT_OK(run);
+  WriteText(path_ + "/model/model.safetensors", "weights");
   WriteText(path_ + "/metrics.jsonl", "{}\n");
   WriteText(path_ + "/loss.svg", "<svg/>");
   WriteText(path_ + "/notes.txt", "mine");
-  ASSERT_OK(Create(true));
+  WriteText(path_ + "/checkpoints/step-000000000007/manifest.pb", "damaged");
+  WriteText(path_ + "/checkpoints/step-000000000008.tmp/rank-00000.h5", "left over");
+  WriteText(path_ + "/checkpoints/notes.txt", "mine too");
+  EXPECT_TRUE(run->HasModel());
+  EXPECT_TRUE(run->HasMetrics());
+  ASSERT_OK(run->Discard());
+  EXPECT_FALSE(run->HasModel());
   EXPECT_FALSE(std::filesystem::exists(path_ + "/model"));
   EXPECT_FALSE(std::filesystem::exists(path_ + "/metrics.jsonl"));
   EXPECT_FALSE(std::filesystem::exists(path_ + "/loss.svg"));
+  EXPECT_FALSE(std::filesystem::exists(path_ + "/checkpoints/step-000000000007"));
+  EXPECT_FALSE(std::filesystem::exists(path_ + "/checkpoints/step-000000000008.tmp"));
   EXPECT_EQ(ReadText(path_ + "/notes.txt"), "mine");
+  EXPECT_EQ(ReadText(path_ + "/checkpoints/notes.txt"), "mine too");
 }
 
-TEST_F(RunDirectoryTest, ARunCutShortIsReplacedOnlyWhenAsked) {
-  ASSERT_OK(Create());
-  WriteText(path_ + "/metrics.jsonl", "{}\n");
-  EXPECT_THAT(Failure(Create()), AllOf(HasSubstr(path_ + " holds a run that was cut short"),
-                                       HasSubstr("--overwrite")));
-  EXPECT_EQ(ReadText(path_ + "/metrics.jsonl"), "{}\n");
-  ASSERT_OK(Create(true));
-  EXPECT_FALSE(std::filesystem::exists(path_ + "/metrics.jsonl"));
-}
-
-TEST_F(RunDirectoryTest, ARunThatLoggedNothingIsNoLoss) {
-  ASSERT_OK(Create());
+TEST_F(RunDirectoryTest, ARunThatLoggedNothingHasNoMetrics) {
+  const auto run = Open();
+  ASSERT_OK(run);
   WriteText(path_ + "/metrics.jsonl", "");
-  ASSERT_OK(Create());
+  EXPECT_FALSE(run->HasMetrics());
 }
 
-TEST_F(RunDirectoryTest, ALiveRunIsNeverReplaced) {
+TEST_F(RunDirectoryTest, BelongsToOneProcessAtATime) {
   {
-    const auto live = Create();
+    const auto live = Open();
     ASSERT_OK(live);
-    WriteText(path_ + "/metrics.jsonl", "{}\n");
-    EXPECT_THAT(Failure(Create(true)), HasSubstr(path_ + " is in use"));
-    EXPECT_EQ(ReadText(path_ + "/metrics.jsonl"), "{}\n");
+    const RunDirectory copy = *live;
+    EXPECT_THAT(Failure(Open()), HasSubstr(path_ + " is in use"));
   }
-  ASSERT_OK(Create(true));
+  ASSERT_OK(Open());
 }
 
 TEST_F(RunDirectoryTest, APlaceThatCannotBeADirectoryIsNamed) {
   WriteText(directory_ / "file", "");
   path_ = directory_ / "file/run";
-  EXPECT_THAT(Failure(Create()), AllOf(HasSubstr(path_), HasSubstr("cannot create directory")));
+  EXPECT_THAT(Failure(Open()), AllOf(HasSubstr(path_), HasSubstr("cannot create directory")));
 }
 
 TEST_F(RunDirectoryTest, AFullDiskIsNamed) {
   FailingFileSystem full;
   full.appends_left = 0;
-  EXPECT_THAT(Failure(RunDirectory::Create(full, path_, "steps: 3\n", false)),
-              HasSubstr("disk full"));
+  const auto run = RunDirectory::Open(full, path_);
+  ASSERT_OK(run);
+  EXPECT_THAT(Failure(run->WriteConfig("steps: 3\n")), HasSubstr("disk full"));
   EXPECT_FALSE(std::filesystem::exists(path_ + "/config.textproto"));
 }
 

@@ -46,7 +46,7 @@ class TrainingRunTest : public testing::Test {
 
 TEST_F(TrainingRunTest, WritesConfigurationMetricsCurveAndModel) {
   int started = 0, steps = 0;
-  options_.on_start = [&](const v1::RunConfig& config, const v1::Plan& plan) {
+  options_.on_start = [&](const v1::RunConfig& config, const v1::Plan& plan, int64_t) {
     ++started;
     EXPECT_EQ(config.model().vocabulary(), 264);
     EXPECT_GT(plan.memory().total(), 0);
@@ -142,7 +142,7 @@ TEST_F(TrainingRunTest, DocumentsWithFreshState) {
 
 TEST_F(TrainingRunTest, AStopWritesTheModel) {
   int steps = 0;
-  options_.should_stop = [&] { return ++steps == 2; };
+  options_.wishes = [&] { return StepWishes{.stop = ++steps == 2}; };
   const auto result = RunTraining(options_);
   ASSERT_OK(result);
   EXPECT_TRUE(result->stopped);
@@ -156,7 +156,9 @@ TEST_F(TrainingRunTest, AStopCutsAnEvaluationShort) {
   options_.written.mutable_data()->add_evaluation(directory_ / "data");
   options_.written.mutable_train()->set_evaluate_every(1);
   int asked = 0;
-  options_.should_stop = [&] { return ++asked == 1; };  // in the evaluation of the first step
+  options_.wishes = [&] {
+    return StepWishes{.stop = ++asked == 1};
+  };  // in the evaluation of the first step
   const auto result = RunTraining(options_);
   ASSERT_OK(result);
   EXPECT_TRUE(result->stopped);
@@ -262,7 +264,8 @@ TEST_F(TrainingRunTest, BadInputIsNamed) {
       AllOf(HasSubstr("tiny.textproto"), HasSubstr("model.vocabulary = 100"), HasSubstr("264")));
   options_.written.mutable_model()->set_vocabulary(0);
   options_.written.mutable_parallel()->set_sp(2);
-  EXPECT_THAT(Failure(RunTraining(options_)), HasSubstr("sp = 2, tp = 0: this run has one rank"));
+  EXPECT_THAT(Failure(RunTraining(options_)),
+              AllOf(HasSubstr("tiny.textproto: "), HasSubstr("sp = 2")));
   options_.written.clear_parallel();
   options_.written.mutable_data()->add_evaluation(directory_ / "other.h5");
   WriteShard(directory_ / "other.h5", RandomDocuments(5, 60, 200, 2), TestTokenizer(300));

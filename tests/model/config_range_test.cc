@@ -60,6 +60,8 @@ constexpr Row kRows[] = {
     {"train.vocabulary_tile", "-1", " = -1: must be 0 or from 1 to 16777216 (columns of the lo"},
     {"train.evaluate_every", "-1", " = -1: must be 0 or from 1 to 1000000000000 (steps; 0: after"},
     {"train.evaluation_tokens", "-1", " = -1: must be 0 or from 1 to 1000000000000 (held-out"},
+    {"train.checkpoint_every", "-1", " = -1: must be 0 or from 1 to 1000000000000 (steps; 0: at"},
+    {"train.checkpoint_keep", "-1", " = -1: must be 0 or from 1 to 1048576 (checkpoints; 0"},
     {"train.optimizer.learning_rate", "0", " is missing: give a value from 1e-12 to 10 (the peak;"},
     {"train.optimizer.minimum_ratio", "1.1", " = 1.1: must be from 0 to 1 (final over peak learn"},
     {"train.optimizer.warmup_steps", "-1", " = -1: must be from 0 to 1000000000000 (steps)"},
