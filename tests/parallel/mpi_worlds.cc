@@ -46,6 +46,11 @@ void ForEachWorld(const RankBody& body, int smallest) {
   EXPECT_OK(MakeWorld(transport, 99)->Barrier());
 }
 
+void OnWorldOf(int ranks, const RankBody& body) {
+  ASSERT_EQ(ranks, ExpectedRanks());
+  ForEachWorld(body, ranks);
+}
+
 }  // namespace mnemo
 
 int main(int argc, char** argv) {

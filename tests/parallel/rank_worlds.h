@@ -18,6 +18,9 @@ using RankBody = std::function<void(Transport&)>;
 // Runs the body on every rank of every world of at least `smallest` ranks. Fails if there was none.
 void ForEachWorld(const RankBody& body, int smallest = 1);
 
+// Runs the body on every rank of one world of exactly `ranks`; under mpirun it must be that many.
+void OnWorldOf(int ranks, const RankBody& body);
+
 // The longest a test waits for anything. Far longer than needed, to be safe on a busy machine.
 inline constexpr Timeout kPatience = std::chrono::seconds(60);
 
