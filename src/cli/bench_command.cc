@@ -64,6 +64,7 @@ void AddBenchCommand(CLI::App& app, Action& chosen) {
   AddBenchMemory(*bench, chosen);
   AddBenchOps(*bench, chosen);
   AddBenchRecall(*bench, chosen);
+  AddBenchLong(*bench, chosen);
 }
 
 }  // namespace mnemo

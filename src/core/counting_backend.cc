@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 
+#include "src/core/cpu/caching_allocator.h"
 #include "src/core/status.h"
 
 namespace mnemo {
@@ -10,6 +12,13 @@ namespace {
 
 // Of the calling thread, so that counts of several threads do not mix.
 thread_local MemoryUse use;
+
+// Blocks of one class of the CPU's allocator.
+struct ClassUse {
+  int64_t now = 0, most = 0;  // in use
+  int64_t bytes = 0;          // of the largest
+};
+thread_local std::map<int, ClassUse> classes;
 
 // Never read or written through; not null, so that offsets may be added to it.
 alignas(64) char nowhere[64];
@@ -19,8 +28,14 @@ class CountedStorage final : public Storage {
   explicit CountedStorage(int64_t bytes) : Storage(nowhere, bytes, kCountingDevice) {
     use.current_bytes += bytes;
     use.peak_bytes = std::max(use.peak_bytes, use.current_bytes);
+    ClassUse& blocks = classes[CachingAllocator::ClassOf(bytes)];
+    blocks.most = std::max(blocks.most, ++blocks.now);
+    blocks.bytes = std::max(blocks.bytes, bytes);
   }
-  ~CountedStorage() override { use.current_bytes -= bytes(); }
+  ~CountedStorage() override {
+    use.current_bytes -= bytes();
+    --classes[CachingAllocator::ClassOf(bytes())].now;
+  }
 };
 
 class CountingDevice final : public Backend {
@@ -59,6 +74,17 @@ class CountingDevice final : public Backend {
 Backend& CountingBackend() {
   static CountingDevice* device = new CountingDevice;
   return *device;
+}
+
+int64_t CountedHeldBytes() {
+  int64_t held = 0;
+  for (const auto& [size_class, blocks] : classes) held += blocks.most * blocks.bytes;
+  return held;
+}
+
+void ResetCountedHeldBytes() {
+  std::erase_if(classes, [](const auto& entry) { return entry.second.now == 0; });
+  for (auto& [size_class, blocks] : classes) blocks.most = blocks.now;
 }
 
 }  // namespace mnemo

@@ -13,4 +13,11 @@ inline constexpr Device kCountingDevice{kCountingDeviceType, 0};
 // Memory() is of the calling thread, which must also free what it allocates.
 Backend& CountingBackend();
 
+// What the allocator of the CPU would hold after the calling thread's allocations, blocks in use
+// and blocks kept for reuse (cpu/caching_allocator.h): of each class as many as were ever in use at
+// once. Above the peak in use, since the classes peak at different times.
+int64_t CountedHeldBytes();
+// As if nothing had been kept so far.
+void ResetCountedHeldBytes();
+
 }  // namespace mnemo

@@ -52,6 +52,11 @@ class Trainer {
     optimizer_->set_counters(counters);
   }
 
+  // Sees the backward pass of every unit from now on: WavefrontOptions::on_backward.
+  void Observe(decltype(WavefrontOptions::on_backward) observer) {
+    wavefront_.on_backward = std::move(observer);
+  }
+
   int64_t step() const { return step_; }  // taken so far
   const ModelSpec& spec() const { return spec_; }
   const v1::RunConfig& config() const { return config_; }

@@ -269,7 +269,7 @@ absl::Status Run::Prepare() {
   MNEMO_RETURN_IF_ERROR(Agree(*ranks_, OpenRecord()));
   MNEMO_RETURN_IF_ERROR(MeasureCeiling());
   result_.first_step = start_.step;
-  result_.planned_bytes = plan_.memory().total() - plan_.memory().process();
+  result_.planned_bytes = TensorBytes(plan_.memory());
   if (ranks_->first() && options_.on_start) options_.on_start(data_.config, plan_, start_.step);
   return absl::OkStatus();
 }

@@ -158,6 +158,7 @@ std::vector<Tensor> UnitRunner::Backward(const Unit& unit, std::vector<Tensor> c
   slice.inputs[unit.layer] = Tensor();
   slice.carries[unit.layer].clear();
   slice.dx = Differentiate(*call, slice.dx, std::move(carry_adjoint), carry_in_adjoint);
+  if (options_.on_backward) options_.on_backward(unit, slice.dx, carry_in_adjoint);
   if (unit.layer == 0) {
     const int embedding = parameters_.Find("embedding.weight");
     const Tensor rows = slice.dx.Reshape({-1, spec_.width});

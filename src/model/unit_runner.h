@@ -2,6 +2,7 @@
 // of their sequences), with rematerialisation.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -34,6 +35,10 @@ struct WavefrontOptions {
   int64_t vocabulary_tile = 8192;
   double loss_scale = 1;  // 1 / valid targets of the whole step: losses are summed
   bool statistics = false;
+  // Called with what the backward pass of a unit gave: the gradient of the unit's x and the adjoint
+  // of the carry that it read (none for the first slice). May be empty.
+  std::function<void(const Unit& unit, const Tensor& dx, const std::vector<Tensor>& carry_adjoint)>
+      on_backward;
 };
 
 // Runs units in the order a schedule gives. Not thread-safe; one thread per rank.

@@ -79,10 +79,12 @@ v1::MemoryEstimate MemoryOf(const PlanInputs& in, const v1::StepShape& step,
   memory.set_workspace(in.workspace_bytes);
   memory.set_slots(RelayBuffers(shape, slots, rank) * in.carry_bytes);
   memory.set_reduction(ReductionBufferBytes(in.gradient_bytes, group));
+  memory.set_cache(in.cache_bytes);
   memory.set_process(in.process_bytes);
   memory.set_total(memory.weights() + memory.gradients() + memory.optimizer() +
                    memory.kept_inputs() + memory.carries() + memory.tapes() + memory.workspace() +
-                   memory.slots() + memory.reduction() + memory.tokens() + memory.process());
+                   memory.slots() + memory.reduction() + memory.tokens() + memory.cache() +
+                   memory.process());
   return memory;
 }
 
@@ -151,6 +153,10 @@ int FewestRanks(const v1::ParallelConfig& wanted) {
   double ranks = 1;
   for (const int axis : {wanted.dp(), wanted.sp(), wanted.tp()}) ranks *= std::max(1, axis);
   return static_cast<int>(std::min<double>(ranks, kMostRanks));
+}
+
+int64_t TensorBytes(const v1::MemoryEstimate& memory) {
+  return memory.total() - memory.slots() - memory.reduction() - memory.cache() - memory.process();
 }
 
 Mesh MeshOf(const v1::Plan& plan) { return {plan.mesh().dp(), plan.mesh().sp(), plan.mesh().tp()}; }

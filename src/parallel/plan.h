@@ -44,6 +44,7 @@ struct PlanInputs {
   int64_t workspace_bytes = 0;
   int64_t token_bytes = 0;       // ids, targets and losses of one micro-batch's sequences
   int64_t read_ahead_bytes = 0;  // tokens of the step to come, on the whole sequence's rank
+  int64_t cache_bytes = 0;       // that the allocator keeps for reuse at the fullest moment
   int64_t process_bytes = 0;     // of a rank that has not begun
 
   double forward_flops_per_token = 0;
@@ -73,6 +74,9 @@ inline constexpr int kMostRanks = 1 << 20;
 // The fewest ranks that the given axes allow: their product, open ones (0) counted as 1; at most
 // kMostRanks.
 int FewestRanks(const v1::ParallelConfig& wanted);
+
+// The part of the total that is tensors: what a backend's Memory() counts.
+int64_t TensorBytes(const v1::MemoryEstimate& memory);
 
 Mesh MeshOf(const v1::Plan& plan);
 // The schedule of one replica's wavefront.

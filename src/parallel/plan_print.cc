@@ -70,6 +70,7 @@ std::string PrintMemory(const v1::Plan& plan) {
   text += ByteLine("tokens", memory.tokens());
   if (memory.slots() > 0) text += ByteLine("slots", memory.slots());
   if (memory.reduction() > 0) text += ByteLine("gradient sum", memory.reduction());
+  if (memory.cache() > 0) text += ByteLine("kept for reuse", memory.cache());
   if (memory.process() > 0) text += ByteLine("process", memory.process());
   text += ByteLine("total", memory.total());
   return text;

@@ -35,8 +35,7 @@ void ExpectPlanned(const v1::RunConfig& effective) {
   v1::StepMetrics metrics;
   for (int step = 0; step < 2; ++step) ASSERT_TRUE((*trainer)->Step(metrics).ok());
   const v1::MemoryEstimate memory = PlanRun(effective).value().memory();
-  // What tensors take.
-  const double planned = static_cast<double>(memory.total() - memory.process());
+  const double planned = static_cast<double>(TensorBytes(memory));
   const double actual = static_cast<double>((*trainer)->peak_bytes());
   EXPECT_NEAR(planned / actual, 1, 0.1) << memory.DebugString();
 }

@@ -31,6 +31,7 @@ PlanInputs Inputs() {
   in.workspace_bytes = 3 << 20;
   in.token_bytes = 4;
   in.read_ahead_bytes = 40;
+  in.cache_bytes = 6;
   in.process_bytes = 5;
   in.forward_flops_per_token = 2;
   in.model_flops_per_token = 6;
@@ -54,7 +55,7 @@ TEST(PlanTest, CountsTheStep) {
 
 int64_t Sum(const v1::MemoryEstimate& m) {
   return m.weights() + m.gradients() + m.optimizer() + m.kept_inputs() + m.carries() + m.tapes() +
-         m.workspace() + m.slots() + m.reduction() + m.tokens() + m.process();
+         m.workspace() + m.slots() + m.reduction() + m.tokens() + m.cache() + m.process();
 }
 
 TEST(PlanTest, UnitsKeepsEveryInputAndCarry) {
@@ -71,8 +72,10 @@ TEST(PlanTest, UnitsKeepsEveryInputAndCarry) {
   EXPECT_EQ(memory.workspace(), 3 << 20);
   EXPECT_EQ(memory.slots(), 0);  // one rank passes tensors on
   EXPECT_EQ(memory.reduction(), 0);
+  EXPECT_EQ(memory.cache(), 6);
   EXPECT_EQ(memory.process(), 5);
   EXPECT_EQ(memory.total(), Sum(memory));
+  EXPECT_EQ(TensorBytes(memory), memory.total() - 6 - 5);
 }
 
 TEST(PlanTest, SlicesKeepsTheInputsOfOneSlice) {

@@ -16,14 +16,6 @@ constexpr int64_t kHugePage = int64_t{2} << 20;
 // More than any process can address: refused here, as sanitizers abort on such a request.
 constexpr int64_t kAddressSpace = int64_t{1} << 47;
 
-// Size classes: 64 bytes, then four to each doubling, so that at most a fifth is wasted.
-int ClassOf(int64_t bytes) {
-  if (bytes <= 256) return static_cast<int>(std::max<int64_t>(bytes + 63, 64) / 64) - 1;
-  int log = std::bit_width(static_cast<uint64_t>(bytes - 1)) - 1;  // 2^log < bytes <= 2^(log+1)
-  int quarter = static_cast<int>((bytes - 1) >> (log - 2) & 3);
-  return 4 * (log - 7) + quarter;
-}
-
 int64_t SizeOfClass(int size_class) {
   if (size_class < 4) return 64 * (size_class + 1);
   int log = size_class / 4 + 7;
@@ -40,6 +32,14 @@ void* SystemAllocate(int64_t bytes) {
 }
 
 }  // namespace
+
+// 64 bytes, then four to each doubling, so that at most a fifth is wasted.
+int CachingAllocator::ClassOf(int64_t bytes) {
+  if (bytes <= 256) return static_cast<int>(std::max<int64_t>(bytes + 63, 64) / 64) - 1;
+  int log = std::bit_width(static_cast<uint64_t>(bytes - 1)) - 1;  // 2^log < bytes <= 2^(log+1)
+  int quarter = static_cast<int>((bytes - 1) >> (log - 2) & 3);
+  return 4 * (log - 7) + quarter;
+}
 
 CachingAllocator::~CachingAllocator() { ReleaseCache(); }
 

@@ -34,6 +34,9 @@ class CachingAllocator {
   void* Allocate(int64_t bytes);
   void Free(void* block, int64_t bytes);  // bytes as given to Allocate
 
+  // Blocks are kept for reuse by class; the classes divide sizes as the free lists do.
+  static int ClassOf(int64_t bytes);
+
   MemoryUse use() const;  // of blocks in use, as asked for; the cache does not count
   int64_t cached_bytes() const { return cached_bytes_.load(); }
   void ResetPeak();

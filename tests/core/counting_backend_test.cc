@@ -1,0 +1,71 @@
+#include "src/core/counting_backend.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "src/core/cpu/caching_allocator.h"
+#include "src/core/tensor.h"
+
+namespace mnemo {
+namespace {
+
+Tensor Counted(int64_t bytes) { return Tensor::Zeros({bytes / 4}, DType::kF32, kCountingDevice); }
+
+TEST(CountingBackendTest, CountsWhatIsInUse) {
+  Backend& backend = CountingBackend();
+  backend.ResetPeakMemory();
+  {
+    const Tensor a = Counted(4000);
+    { const Tensor b = Counted(400); }
+    EXPECT_EQ(backend.Memory().current_bytes, 4000);
+  }
+  EXPECT_EQ(backend.Memory().current_bytes, 0);
+  EXPECT_EQ(backend.Memory().peak_bytes, 4400);
+}
+
+TEST(CountingBackendTest, HoldsOfEachClassWhatWasInUseAtOnce) {
+  ResetCountedHeldBytes();
+  EXPECT_EQ(CountedHeldBytes(), 0);
+  {
+    const Tensor a = Counted(1000), b = Counted(1000);  // of one class: 897 to 1024 bytes
+  }
+  EXPECT_EQ(CountedHeldBytes(), 2000);
+  { const Tensor again = Counted(1020); }
+  EXPECT_EQ(CountedHeldBytes(), 2 * 1020);  // the larger one took the place of one of the others
+  { const Tensor other = Counted(4096); }
+  EXPECT_EQ(CountedHeldBytes(), 2 * 1020 + 4096);
+  const Tensor stays = Counted(512);
+  ResetCountedHeldBytes();
+  EXPECT_EQ(CountedHeldBytes(), 512);
+}
+
+// The same allocations through the allocator itself, which rounds sizes up by a fifth at most.
+TEST(CountingBackendTest, HoldsWhatTheAllocatorHolds) {
+  ResetCountedHeldBytes();
+  CachingAllocator allocator(int64_t{1} << 40);
+  std::vector<std::pair<void*, int64_t>> blocks;
+  std::vector<Tensor> tensors;
+  uint64_t random = 1;
+  for (int i = 0; i < 4000; ++i) {
+    random = random * 6364136223846793005u + 1442695040888963407u;
+    if (tensors.size() > 40 || (random >> 60 < 7 && !tensors.empty())) {
+      const size_t at = (random >> 33) % tensors.size();
+      allocator.Free(blocks[at].first, blocks[at].second);
+      blocks.erase(blocks.begin() + static_cast<int64_t>(at));
+      tensors.erase(tensors.begin() + static_cast<int64_t>(at));
+    } else {
+      const int64_t bytes = 4 + 4 * static_cast<int64_t>((random >> 33) % 50000);
+      blocks.emplace_back(allocator.Allocate(bytes), bytes);
+      tensors.push_back(Counted(bytes));
+    }
+  }
+  tensors.clear();
+  for (const auto& [block, bytes] : blocks) allocator.Free(block, bytes);
+  const double held = static_cast<double>(allocator.cached_bytes());  // of whole classes
+  EXPECT_LE(static_cast<double>(CountedHeldBytes()), held);
+  EXPECT_GE(static_cast<double>(CountedHeldBytes()), 0.8 * held);
+}
+
+}  // namespace
+}  // namespace mnemo
