@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include "src/ckpt/checkpoint_directory.h"
+#include "src/ckpt/checkpoint_reader.h"
 #include "src/core/status.h"
+#include "src/model/tensor_split.h"
 #include "src/parallel/thread_transport.h"
 #include "tests/data/data_test_util.h"
 #include "tests/job/job_test_util.h"
@@ -21,8 +23,8 @@ v1::RunConfig Config() {
 
 struct Outcome {
   std::vector<double> losses;
-  std::vector<double> parameters;
-  std::string saved;  // the checkpoint's directory
+  std::vector<double> parameters;  // of the whole model; empty on all but the first rank of tp
+  std::string saved;               // the checkpoint's directory
 };
 
 // Trains to step `until` on every rank of the mesh, from a checkpoint unless `from` is empty; saves
@@ -45,7 +47,8 @@ absl::Status TrainRank(const v1::RunConfig& config, const Mesh& mesh, Transport&
     MNEMO_RETURN_IF_ERROR(trainer->Step(metrics));
     outcome.losses.push_back(metrics.loss());
   }
-  outcome.parameters = trainer->parameters().flat().ToDoubles();
+  const ParameterSet whole = GatherParameters(trainer->spec(), trainer->parameters());
+  if (whole.size() > 0) outcome.parameters = whole.flat().ToDoubles();
   if (save.empty()) return absl::OkStatus();
   v1::CheckpointManifest about;
   about.set_writer("test");
@@ -61,7 +64,9 @@ absl::StatusOr<Outcome> Train(const v1::RunConfig& config, const Mesh& mesh, int
     return TrainRank(config, mesh, transport, until, from, save, outcomes[transport.rank()]);
   }));
   for (const Outcome& outcome : outcomes) {
-    EXPECT_EQ(outcome.parameters, outcomes[0].parameters);
+    if (!outcome.parameters.empty()) {
+      EXPECT_EQ(outcome.parameters, outcomes[0].parameters);
+    }
     EXPECT_EQ(outcome.losses, outcomes[0].losses);
     EXPECT_EQ(outcome.saved, outcomes[0].saved);
   }
@@ -77,7 +82,8 @@ TEST_F(TrainingCheckpointTest, GoesOnBitwiseOnTheSameMesh) {
   for (int zero : {0, 1}) {
     v1::RunConfig config = Config();
     config.mutable_parallel()->set_zero(zero);
-    for (const Mesh& mesh : {Mesh{1, 1, 1}, Mesh{1, 3, 1}, Mesh{2, 2, 1}, Mesh{4, 1, 1}}) {
+    for (const Mesh& mesh :
+         {Mesh{1, 1, 1}, Mesh{1, 3, 1}, Mesh{2, 2, 1}, Mesh{4, 1, 1}, Mesh{2, 1, 2}}) {
       SCOPED_TRACE(ToString(mesh));
       const auto whole = Train(config, mesh, 5);
       ASSERT_TRUE(whole.ok()) << whole.status();
@@ -95,18 +101,51 @@ TEST_F(TrainingCheckpointTest, GoesOnUnderAnotherMesh) {
   v1::RunConfig config = Config();
   config.mutable_execution()->set_precision(v1::F64);
   const auto whole = Train(config, {}, 5);
-  const auto half = Train(config, {1, 3, 1}, 2, "", directory_ / "checkpoints");
-  ASSERT_TRUE(whole.ok() && half.ok()) << half.status();
-  for (const Mesh& mesh : {Mesh{1, 1, 1}, Mesh{1, 2, 1}, Mesh{2, 2, 1}, Mesh{4, 1, 1}}) {
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  const auto half_way = [&](const Mesh& mesh) {
+    return Train(config, mesh, 2, "", directory_ / "checkpoints").value().saved;
+  };
+  const auto go_on = [&](const std::string& from, const Mesh& mesh) {
     SCOPED_TRACE(ToString(mesh));
     for (int zero : {0, 1}) {
       config.mutable_parallel()->set_zero(zero);
-      const auto rest = Train(config, mesh, 5, half->saved);
+      const auto rest = Train(config, mesh, 5, from);
       ASSERT_TRUE(rest.ok()) << rest.status();
       for (size_t i = 0; i < rest->losses.size(); ++i) {
         EXPECT_NEAR(rest->losses[i], whole->losses[i + 2], 1e-9);
       }
+      ASSERT_EQ(rest->parameters.size(), whole->parameters.size());
+      for (size_t i = 0; i < whole->parameters.size(); ++i) {
+        ASSERT_NEAR(rest->parameters[i], whole->parameters[i], 1e-7) << i;
+      }
     }
+  };
+  const std::string uncut = half_way({1, 3, 1});
+  for (const Mesh& mesh : {Mesh{1, 1, 1}, Mesh{1, 2, 1}, Mesh{2, 2, 1}, Mesh{4, 1, 1}}) {
+    go_on(uncut, mesh);
+  }
+  go_on(uncut, {1, 2, 2});
+  const std::string parts = half_way({2, 1, 2});
+  go_on(parts, {1, 1, 1});
+  go_on(parts, {1, 1, 2});
+}
+
+// Where a rank holds columns of a matrix, its pieces are columns of the whole: the file of a split
+// model is that of the whole one, cut otherwise.
+TEST_F(TrainingCheckpointTest, PartsAreSavedAsPartsOfTheWhole) {
+  v1::RunConfig config = Config();
+  const auto whole = Train(config, {}, 0, "", directory_ / "whole");
+  const auto parts = Train(config, {1, 2, 2}, 0, "", directory_ / "parts");
+  ASSERT_TRUE(whole.ok() && parts.ok()) << parts.status();
+  const auto a = CheckpointReader::Open(FileSystem::Posix(), whole->saved);
+  const auto b = CheckpointReader::Open(FileSystem::Posix(), parts->saved);
+  ASSERT_TRUE(a.ok() && b.ok()) << b.status();
+  ASSERT_EQ(a->manifest().tensors_size(), b->manifest().tensors_size());
+  for (const v1::CheckpointTensor& tensor : a->manifest().tensors()) {
+    const auto x = a->Read(tensor.name()), y = b->Read(tensor.name());
+    ASSERT_TRUE(x.ok() && y.ok()) << y.status();
+    EXPECT_EQ(x->shape(), y->shape()) << tensor.name();
+    EXPECT_EQ(x->ToDoubles(), y->ToDoubles()) << tensor.name();
   }
 }
 
