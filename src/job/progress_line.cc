@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 
 namespace mnemo {
 namespace {
@@ -45,7 +46,9 @@ ProgressLine::ProgressLine(std::FILE* out, bool terminal, int64_t first_step, do
     : out_(out), terminal_(terminal), first_step_(first_step), start_(now) {}
 
 ProgressLine ProgressLine::ForStderr(int64_t first_step) {
-  return ProgressLine(stderr, ::isatty(STDERR_FILENO) == 1, first_step, Now());
+  const char* said = std::getenv("MNEMO_TERMINAL");
+  const bool terminal = ::isatty(STDERR_FILENO) == 1 || (said != nullptr && said[0] == '1');
+  return ProgressLine(stderr, terminal, first_step, Now());
 }
 
 double ProgressLine::Now() {

@@ -32,7 +32,8 @@ class ProgressLine {
   // `first_step`: steps done by an earlier run, left out of the estimate of the time left.
   // `out` outlives this object. `now` is in seconds, on any monotonic clock.
   ProgressLine(std::FILE* out, bool terminal, int64_t first_step, double now);
-  // For stderr and the present time.
+  // For stderr and the present time. Behind mpirun stderr is a pipe: MNEMO_TERMINAL=1 in the
+  // environment says that a terminal is at its end.
   static ProgressLine ForStderr(int64_t first_step);
   static double Now();
 

@@ -11,6 +11,8 @@
 namespace mnemo {
 namespace {
 
+constexpr int kSignals[] = {SIGINT, SIGTERM, SIGUSR2};
+
 std::atomic<int> received{0};
 std::atomic<bool> quiet{false}, patient{false}, save{false};
 static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may not lock");
@@ -48,13 +50,13 @@ StopSignals::StopSignals(const StopSignalsOptions& options) {
   action.sa_handler = Handle;
   action.sa_flags = SA_RESTART;  // system calls go on as if nothing happened
   sigemptyset(&action.sa_mask);
-  MNEMO_CHECK(sigaction(SIGINT, &action, &before_interrupt_) == 0);
-  MNEMO_CHECK(sigaction(SIGTERM, &action, &before_terminate_) == 0);
+  for (size_t i = 0; i < before_.size(); ++i) {
+    MNEMO_CHECK(sigaction(kSignals[i], &action, &before_[i]) == 0);
+  }
 }
 
 StopSignals::~StopSignals() {
-  sigaction(SIGINT, &before_interrupt_, nullptr);
-  sigaction(SIGTERM, &before_terminate_, nullptr);
+  for (size_t i = 0; i < before_.size(); ++i) sigaction(kSignals[i], &before_[i], nullptr);
 }
 
 SaveSignal::SaveSignal() {
@@ -76,6 +78,8 @@ const char* StopSignals::Received() {
       return nullptr;
     case SIGINT:
       return "SIGINT";
+    case SIGUSR2:
+      return "SIGUSR2";
     default:
       return "SIGTERM";
   }

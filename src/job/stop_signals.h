@@ -1,6 +1,7 @@
 // Signals as requests to a job that is under way.
 #pragma once
 
+#include <array>
 #include <csignal>
 
 namespace mnemo {
@@ -10,9 +11,10 @@ struct StopSignalsOptions {
   bool patient = false;  // only the first counts
 };
 
-// SIGINT and SIGTERM as a request to finish what is in hand and end cleanly. While one lives, the
-// first of these signals only sets a flag and says so on standard error; the second ends the
-// process as usual. At most one at a time, made and destroyed on the main thread.
+// SIGINT, SIGTERM and SIGUSR2 (which mpirun passes on as it comes, unlike the others) as a request
+// to finish what is in hand and end cleanly. While one lives, the first of these signals only sets
+// a flag and says so on standard error; the second ends the process as usual. At most one at a
+// time, made and destroyed on the main thread.
 class StopSignals {
  public:
   explicit StopSignals(const StopSignalsOptions& options = {});
@@ -24,7 +26,7 @@ class StopSignals {
   static const char* Received();
 
  private:
-  struct sigaction before_interrupt_, before_terminate_;
+  std::array<struct sigaction, 3> before_;
 };
 
 // SIGUSR1 as a request to save. As above.

@@ -18,6 +18,15 @@ TEST(StopSignalsTest, TheFirstIsAnsweredAtOnce) {
   EXPECT_STREQ(StopSignals::Received(), "SIGINT");
 }
 
+TEST(StopSignalsTest, WhatMpirunPassesOnStopsToo) {
+  {
+    const StopSignals signals({.quiet = true});
+    ::raise(SIGUSR2);
+    EXPECT_STREQ(StopSignals::Received(), "SIGUSR2");
+  }
+  EXPECT_EXIT(::raise(SIGUSR2), ::testing::KilledBySignal(SIGUSR2), "");
+}
+
 TEST(StopSignalsDeathTest, TheSecondEndsTheProcess) {
   const auto twice = [](int first, int second) {
     const StopSignals signals;

@@ -16,18 +16,39 @@ expect_error() {
     die "'$*' says '$(cat "$scratch/error")', not '$words'"
 }
 
-for script in install quickstart recall_study test; do
+for script in install long_sequence quickstart recall_study test; do
   help="$(cd "$scratch" && "$root/launch/$script.sh" --help)"
   [[ "$help" == *"launch/$script.sh ["* ]] || die "the help of $script.sh has no usage: $help"
   [[ "$help" != *"set -euo"* ]] || die "the help of $script.sh has code in it"
   expect_error "$script: error: unknown option --nonsense" "$root/launch/$script.sh" --nonsense x
 done
+for script in local mpirun; do
+  help="$("$root/launch/$script.sh" --help)"
+  [[ "$help" == *"launch/$script.sh CONFIG"* ]] || die "the help of $script.sh has no usage: $help"
+done
+config="$root/configs/tiny_lmm.textproto"
+expect_error "how many ranks? name them with -n N" "$root/launch/local.sh" "$config"
+expect_error "-n needs the number of ranks" "$root/launch/local.sh" "$config" -n many
+expect_error "which configuration?" env MNEMO=true "$root/launch/local.sh" -n 2
+expect_error "there is no configuration $scratch/none" "$root/launch/local.sh" "$scratch/none" -n 2
+expect_error "one configuration only" "$root/launch/local.sh" "$config" "$config"
+expect_error "--shards needs a value" "$root/launch/local.sh" "$config" -n 2 --shards
+expect_error "no $scratch/mnemo; build first" \
+  env MNEMO="$scratch/mnemo" "$root/launch/local.sh" "$config" -n 2
+expect_error "which hosts? name a file with --hostfile" "$root/launch/mpirun.sh" "$config"
+expect_error "there is no hostfile $scratch/none" \
+  "$root/launch/mpirun.sh" "$config" --hostfile "$scratch/none"
+printf '# none\n\n' >"$scratch/hosts"
+expect_error "names no host" "$root/launch/mpirun.sh" "$config" --hostfile "$scratch/hosts"
+printf 'a slots=2 # two\nb slots = 3 max_slots=4\nc\n' >"$scratch/hosts"
+expect_error "-n 7, but $scratch/hosts has 6 slots" \
+  "$root/launch/mpirun.sh" "$config" --hostfile "$scratch/hosts" -n 7
 expect_error "there is no file or directory $scratch/none" \
   "$root/launch/quickstart.sh" "$scratch/none"
 expect_error "-L needs a label" "$root/launch/test.sh" -L
 expect_error "give either --all or -L" "$root/launch/test.sh" --all -L quick
 expect_error "no test has the label quik; there are: " "$root/launch/test.sh" -L quik
-for label in quick full long exactness schedule stability learn bad-input threads; do
+for label in quick full long exactness schedule stability learn bad-input threads job hosts; do
   grep -qF " $label " "$scratch/error" || die "test.sh does not know the label $label"
 done
 expect_error "install the package sentencepiece" \
