@@ -26,6 +26,8 @@ struct TrainingRunOptions {
   std::string writer = "mnemo";            // of checkpoints: program and version
   bool check_memory = true;                // refuse to run what is planned to need more than
   std::optional<int64_t> available_bytes;  // this; null: what the machine has now
+  // How fast its matrix products are: 0.3 s. Without, speed_of_light_share is 0.
+  bool measure_machine = true;
   FileSystem* fs = &FileSystem::Posix();
 
   Transport* transport = nullptr;      // to the other ranks; null: there are none

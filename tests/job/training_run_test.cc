@@ -31,6 +31,7 @@ class TrainingRunTest : public testing::Test {
     options_.written.mutable_data()->add_shards(directory_ / "data");
     options_.config_name = "tiny.textproto";
     options_.run_directory = directory_ / "run";
+    options_.measure_machine = false;
   }
 
   std::vector<nlohmann::json> Metrics() const {
@@ -52,6 +53,7 @@ TEST_F(TrainingRunTest, WritesConfigurationMetricsCurveAndModel) {
     EXPECT_GT(plan.memory().total(), 0);
   };
   options_.on_step = [&](const v1::StepMetrics& metrics) { EXPECT_EQ(metrics.step(), ++steps); };
+  options_.measure_machine = true;
   const auto result = RunTraining(options_);
   ASSERT_OK(result);
   EXPECT_EQ(started, 1);

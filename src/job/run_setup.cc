@@ -1,0 +1,233 @@
+#include "src/job/run_setup.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "src/ckpt/manifest.h"
+#include "src/core/config_difference.h"
+#include "src/core/config_text.h"
+#include "src/core/log.h"
+#include "src/core/status.h"
+#include "src/core/thread_pool.h"
+#include "src/job/agreement.h"
+#include "src/job/available_memory.h"
+#include "src/job/gemm_ceiling.h"
+#include "src/job/training_checkpoint.h"
+#include "src/model/door.h"
+#include "src/model/execution.h"
+#include "src/model/plan_inputs.h"
+#include "src/parallel/plan.h"
+
+namespace mnemo {
+namespace {
+
+// One rank's part of it.
+class SetUp {
+ public:
+  SetUp(const TrainingRunOptions& options, RunSetup& run) : options_(options), run_(run) {}
+
+  absl::Status All();
+
+ private:
+  absl::Status MeetRanks();
+  absl::Status CheckSameConfig();
+  absl::StatusOr<v1::Plan> MakeRunPlan() const;
+  absl::Status CheckMemory() const;
+  absl::Status MakeTrainer();
+  absl::StatusOr<std::string> OpenDirectory();  // the first rank; where the run begins
+  absl::Status Start();
+  absl::Status OpenRecord();
+  v1::CheckpointManifest AboutCheckpoints() const;
+  absl::Status MeasureCeiling();
+
+  const TrainingRunOptions& options_;
+  RunSetup& run_;
+};
+
+// For the time in which the mesh is not known yet, all ranks are taken for
+// replicas.
+absl::Status SetUp::MeetRanks() {
+  if (options_.transport == nullptr) {
+    run_.ranks = Ranks::Alone();
+    return absl::OkStatus();
+  }
+  MNEMO_ASSIGN_OR_RETURN(run_.ranks,
+                         Ranks::Create(*options_.transport, {.dp = options_.transport->size()}));
+  MNEMO_ASSIGN_OR_RETURN(const std::vector<std::string> hosts, Exchange(*run_.ranks, HostName()));
+  run_.ranks_here = static_cast<int>(std::count(hosts.begin(), hosts.end(), HostName()));
+  return absl::OkStatus();
+}
+
+// The first rank's configuration and data are what counts.
+absl::Status SetUp::CheckSameConfig() {
+  const Digest digest = DataDigest(*run_.data.training);
+  MNEMO_ASSIGN_OR_RETURN(const std::vector<std::string> configs,
+                         Exchange(*run_.ranks, run_.data.config.SerializeAsString()));
+  MNEMO_ASSIGN_OR_RETURN(const std::vector<std::string> digests,
+                         Exchange(*run_.ranks, digest.Hex()));
+  v1::RunConfig first;
+  MNEMO_CHECK(first.ParseFromString(configs[0]));
+  absl::Status status;
+  if (const auto differences = ConfigDifferences(first, run_.data.config); !differences.empty()) {
+    status = FailedPrecondition(
+        "{}: {} is {} on the first rank and {} here; give all ranks the same configuration",
+        options_.config_name, differences[0].path, differences[0].before, differences[0].after);
+  } else if (digests[0] != digest.Hex()) {
+    status = FailedPrecondition(
+        "data.shards hold other text here than on the first rank; give all hosts the same shards");
+  }
+  return Agree(*run_.ranks, status);
+}
+
+absl::StatusOr<v1::Plan> SetUp::MakeRunPlan() const {
+  if (options_.plan) return *options_.plan;
+  absl::StatusOr<v1::Plan> plan = PlanRun(run_.data.config, run_.ranks->size());
+  if (plan.ok()) return plan;
+  return absl::Status(plan.status().code(), fmt::format("{}: {}", options_.config_name,
+                                                        std::string(plan.status().message())));
+}
+
+// Of host memory; a device refuses by itself what is too much.
+absl::Status SetUp::CheckMemory() const {
+  if (!options_.check_memory || ComputeDevice(run_.data.config.execution()) != Device()) {
+    return absl::OkStatus();
+  }
+  const std::optional<int64_t> available =
+      options_.available_bytes ? options_.available_bytes : AvailableMemory();
+  const int64_t needed = run_.plan.memory().total() * run_.ranks_here;
+  if (!available || needed <= *available) return absl::OkStatus();
+  return absl::ResourceExhaustedError(fmt::format(
+      "{}: needs {} of memory{}, as planned, and {} are available: {}, or try it all the same with "
+      "--no-memory-check",
+      options_.config_name, PrintBytes(needed),
+      run_.ranks_here > 1 ? fmt::format(" for {} ranks on this host", run_.ranks_here) : "",
+      PrintBytes(*available), SmallerRunAdvice()));
+}
+
+absl::Status SetUp::MakeTrainer() {
+  v1::RunConfig config = run_.data.config;
+  if (config.execution().threads() == 0 && run_.ranks_here > 1) {
+    config.mutable_execution()->set_threads(std::max(1, ThreadsForThisThread() / run_.ranks_here));
+  }
+  const Mesh& mesh = run_.ranks->mesh();
+  MNEMO_ASSIGN_OR_RETURN(
+      const ReplicaShare share,
+      ShareOfReplica(mesh.dp, config.train().accumulation(), config.train().micro_batches()));
+  const MeshPosition& place = run_.ranks->position();
+  MNEMO_ASSIGN_OR_RETURN(
+      run_.source, ShardSource::Create(config, MakeSpec(config.model()), run_.data.training,
+                                       {place.dp, mesh.dp, place.sp, mesh.sp, share.accumulation,
+                                        share.micro_batches}));
+  MNEMO_ASSIGN_OR_RETURN(run_.trainer, Trainer::Create(config, *run_.source, *run_.ranks));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> SetUp::OpenDirectory() {
+  if (!run_.ranks->first()) return std::string();
+  MNEMO_ASSIGN_OR_RETURN(run_.directory, RunDirectory::Open(*options_.fs, options_.run_directory));
+  MNEMO_ASSIGN_OR_RETURN(run_.start, DecideStart(*options_.fs, *run_.directory,
+                                                 {run_.data.config, DataDigest(*run_.data.training),
+                                                  options_.overwrite, options_.resume_step}));
+  return fmt::format("{} {}", run_.start.step, run_.start.checkpoint);
+}
+
+// From first values or from the checkpoint that the first rank has chosen.
+absl::Status SetUp::Start() {
+  MNEMO_ASSIGN_OR_RETURN(const std::vector<std::string> starts,
+                         Exchange(*run_.ranks, OpenDirectory()));
+  run_.start.step = std::atoll(starts[0].c_str());
+  run_.start.checkpoint = starts[0].substr(starts[0].find(' ') + 1);
+  if (run_.start.checkpoint.empty()) return absl::OkStatus();
+  if (options_.on_phase) options_.on_phase(0, "restore");
+  MNEMO_RETURN_IF_ERROR(RestoreTraining(*options_.fs, run_.start.checkpoint, *run_.trainer));
+  if (run_.ranks->first())
+    LogInfo("going on after step {}, from {}", run_.start.step, run_.start.checkpoint);
+  return absl::OkStatus();
+}
+
+v1::CheckpointManifest SetUp::AboutCheckpoints() const {
+  v1::CheckpointManifest about;
+  about.set_writer(options_.writer);
+  *about.mutable_config() = run_.data.config;
+  *about.mutable_plan() = run_.plan;
+  about.mutable_training()->set_data_digest(ToBytes(DataDigest(*run_.data.training)));
+  about.mutable_training()->set_tokens_seen(run_.start.tokens_seen);
+  return about;
+}
+
+absl::Status SetUp::OpenRecord() {
+  RunCheckpoints::Options checkpoints;
+  checkpoints.fs = options_.fs;
+  checkpoints.directory = options_.run_directory + "/checkpoints";
+  checkpoints.start = run_.start.step;
+  checkpoints.on_save = options_.on_save;
+  if (run_.ranks->first()) {
+    MNEMO_ASSIGN_OR_RETURN(
+        run_.record, RunRecord::Open(*options_.fs, *run_.directory, run_.start, run_.data.config));
+    MNEMO_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer,
+                           run_.data.training->LoadTokenizer());
+    const ShardTokenizer description = tokenizer->description();
+    checkpoints.about = AboutCheckpoints();
+    v1::CheckpointTokenizer& saved = *checkpoints.about.mutable_tokenizer();
+    saved.set_kind(description.kind);
+    saved.set_hash(description.hash.Hex());
+    saved.set_vocabulary(description.vocabulary);
+    saved.set_separator(description.separator);
+    saved.set_model(tokenizer->model());
+    LogInfo("effective configuration, also in {}:\n{}", run_.directory->config_path(),
+            PrintConfigText(run_.data.config));
+  }
+  run_.checkpoints = std::make_unique<RunCheckpoints>(std::move(checkpoints), *run_.trainer,
+                                                      run_.source->stream());
+  return absl::OkStatus();
+}
+
+// All ranks at once, since they share hosts.
+absl::Status SetUp::MeasureCeiling() {
+  if (!options_.measure_machine) return absl::OkStatus();
+  const v1::ExecutionConfig& execution = run_.data.config.execution();
+  double sum[] = {MeasureGemmCeiling(ComputeDType(execution), ComputeDevice(execution))};
+  const absl::Status summed = run_.ranks->world().AllReduceSum(std::span<double>(sum));
+  if (!summed.ok()) {
+    run_.ranks->Abort(summed);
+    return summed;
+  }
+  run_.ceiling = sum[0];
+  const double flops = run_.plan.work().model_flops_per_token();
+  if (run_.ranks->first()) {
+    LogInfo(
+        "matrix products reach {:.1f} GFLOP/s here; {:.2f} MFLOP a token: at most {:.0f} tokens/s",
+        run_.ceiling * 1e-9, flops * 1e-6, run_.ceiling / flops);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SetUp::All() {
+  MNEMO_RETURN_IF_ERROR(MeetRanks());
+  absl::StatusOr<RunData> data = OpenRunData(options_.written, options_.config_name);
+  MNEMO_RETURN_IF_ERROR(Agree(*run_.ranks, data.status()));
+  run_.data = *std::move(data);
+  MNEMO_RETURN_IF_ERROR(CheckSameConfig());
+  absl::StatusOr<v1::Plan> plan = MakeRunPlan();
+  MNEMO_RETURN_IF_ERROR(Agree(*run_.ranks, plan.status()));
+  run_.plan = *std::move(plan);
+  if (options_.transport != nullptr) {
+    MNEMO_ASSIGN_OR_RETURN(run_.ranks, Ranks::Create(*options_.transport, MeshOf(run_.plan)));
+  }
+  MNEMO_RETURN_IF_ERROR(Agree(*run_.ranks, CheckMemory()));
+  MNEMO_RETURN_IF_ERROR(Agree(*run_.ranks, MakeTrainer()));
+  MNEMO_RETURN_IF_ERROR(Start());
+  MNEMO_RETURN_IF_ERROR(Agree(*run_.ranks, OpenRecord()));
+  return MeasureCeiling();
+}
+
+}  // namespace
+
+absl::Status SetUpRun(const TrainingRunOptions& options, RunSetup& setup) {
+  return SetUp(options, setup).All();
+}
+
+}  // namespace mnemo

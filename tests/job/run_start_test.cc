@@ -1,0 +1,163 @@
+#include "src/job/run_start.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "src/ckpt/checkpoint_writer.h"
+#include "src/ckpt/manifest.h"
+#include "src/core/config_text.h"
+#include "tests/data/data_test_util.h"
+#include "tests/job/job_test_util.h"
+
+namespace mnemo {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::EndsWith;
+using ::testing::HasSubstr;
+
+class RunStartTest : public testing::Test {
+ protected:
+  RunStartTest()
+      : config_(Effective(TinyRun())),
+        directory_(RunDirectory::Open(fs_, scratch_ / "run").value()) {}
+
+  void Save(int64_t step) {
+    v1::CheckpointManifest about;
+    *about.mutable_config() = config_;
+    about.mutable_training()->set_step(step);
+    about.mutable_training()->set_tokens_seen(100 * step);
+    about.mutable_training()->set_data_digest(ToBytes(data_));
+    const std::vector<float> value{1};
+    const StatePiece piece = WholePiece(
+        "parameter/x", Tensor::FromHost(std::span<const float>(value), {1}, DType::kF32));
+    ASSERT_OK(SaveCheckpoint(fs_, directory_.checkpoints_path(), {&piece, 1}, about));
+  }
+  absl::StatusOr<RunStart> Decide(const v1::RunConfig& config,
+                                  std::optional<int64_t> resume_step = std::nullopt,
+                                  bool overwrite = false) {
+    return DecideStart(fs_, directory_, {config, data_, overwrite, resume_step});
+  }
+  void WriteMetrics() { WriteText(directory_.metrics_path(), "{\"step\":1}\n"); }
+  void WriteModel() { WriteText(directory_.model_path() + "/model.safetensors", "weights"); }
+
+  FileSystem& fs_ = FileSystem::Posix();
+  TestDirectory scratch_;
+  v1::RunConfig config_;
+  Digest data_ = DigestOf("text");
+  RunDirectory directory_;
+};
+
+TEST_F(RunStartTest, AtTheNewestWholeCheckpoint) {
+  const auto fresh = Decide(config_);
+  ASSERT_OK(fresh);
+  EXPECT_EQ(fresh->step, 0);
+  EXPECT_EQ(fresh->checkpoint, "");
+  Save(2);
+  Save(3);
+  Save(4);
+  std::filesystem::resize_file(directory_.checkpoints_path() + "/step-000000000004/manifest.pb", 9);
+  std::filesystem::create_directory(directory_.checkpoints_path() + "/step-000000000005.tmp");
+  const auto start = Decide(config_);
+  ASSERT_OK(start);
+  EXPECT_EQ(start->step, 3);
+  EXPECT_EQ(start->tokens_seen, 300);
+  EXPECT_THAT(start->checkpoint, EndsWith("run/checkpoints/step-000000000003"));
+}
+
+TEST_F(RunStartTest, WhereTheCoordinatorSays) {
+  ASSERT_OK(Decide(config_, 0));
+  Save(2);
+  Save(4);
+  for (const int64_t step : {2, 4}) {
+    const auto start = Decide(config_, step);
+    ASSERT_OK(start);
+    EXPECT_EQ(start->step, step);
+  }
+  for (const int64_t step : {0, 3, 5}) {
+    EXPECT_THAT(Failure(Decide(config_, step)),
+                AllOf(HasSubstr(fmt::format("goes on from step {}, ", step)),
+                      HasSubstr("is of step 4"), HasSubstr(directory_.checkpoints_path())));
+  }
+}
+
+TEST_F(RunStartTest, AnotherRunIsRefusedByItsFirstDifference) {
+  Save(2);
+  const auto refusal = [&](const std::string& override) {
+    v1::RunConfig config = config_;
+    EXPECT_OK(ApplyOverrides({&override, 1}, &config));
+    return Failure(Decide(config));
+  };
+  EXPECT_THAT(refusal("model.layers=3"),
+              AllOf(HasSubstr("step-000000000002 belongs to another run: model.layers was 2 there "
+                              "and is 3 here"),
+                    HasSubstr("--run-dir"), HasSubstr("--overwrite")));
+  EXPECT_THAT(refusal("train.seed=5"), HasSubstr("train.seed was 0 there and is 5 here"));
+  EXPECT_THAT(refusal("train.slice=4"), HasSubstr("train.slice was 8 there and is 4 here"));
+  EXPECT_THAT(refusal("data.document_reset=CHUNK"), HasSubstr("data.document_reset was NONE"));
+  EXPECT_THAT(refusal("execution.precision=F64"), HasSubstr("execution.precision was F32"));
+  data_ = DigestOf("other text");
+  EXPECT_THAT(Failure(Decide(config_)), HasSubstr("data.shards hold other text"));
+}
+
+TEST_F(RunStartTest, WhatDoesNotMakeItAnotherRunMayChange) {
+  Save(2);
+  for (const std::string& override :
+       {std::string("train.steps=9"), std::string("train.log_every=7"),
+        std::string("train.checkpoint_every=1"), std::string("execution.threads=3"),
+        std::string("parallel.sp=2"), std::string("data.shards=elsewhere"),
+        std::string("train.optimizer.learning_rate=0.5")}) {
+    v1::RunConfig config = config_;
+    ASSERT_OK(ApplyOverrides({&override, 1}, &config));
+    const auto start = Decide(config);
+    ASSERT_OK(start);
+    EXPECT_EQ(start->step, 2);
+  }
+}
+
+TEST_F(RunStartTest, ARunThatHasEndedSaysSo) {
+  Save(6);
+  // Its model is still to be written.
+  EXPECT_EQ(Decide(config_)->step, 6);
+  WriteModel();
+  EXPECT_THAT(Failure(Decide(config_)),
+              AllOf(HasSubstr("run holds a run that has ended: it has taken 6 steps of 6"),
+                    HasSubstr("--steps"), HasSubstr("--overwrite")));
+  config_.mutable_train()->set_steps(8);
+  EXPECT_EQ(Decide(config_)->step, 6);
+}
+
+TEST_F(RunStartTest, WithoutACheckpointAModelIsNotReplaced) {
+  WriteModel();
+  EXPECT_THAT(Failure(Decide(config_)), HasSubstr("holds a run that has ended"));
+}
+
+TEST_F(RunStartTest, ARunCutShortBeforeItsFirstCheckpointBeginsAgain) {
+  WriteMetrics();
+  EXPECT_THAT(Failure(Decide(config_)), HasSubstr("holds a run of unknown configuration"));
+  ASSERT_OK(directory_.WriteConfig(PrintConfigText(config_)));
+  const auto start = Decide(config_);
+  ASSERT_OK(start);
+  EXPECT_EQ(start->step, 0);
+  config_.mutable_train()->set_seed(1);
+  EXPECT_THAT(Failure(Decide(config_)), AllOf(HasSubstr("cut short before its first checkpoint"),
+                                              HasSubstr("train.seed was 0 there and is 1 here")));
+}
+
+TEST_F(RunStartTest, OverwriteDiscards) {
+  Save(2);
+  WriteMetrics();
+  WriteModel();
+  config_.mutable_model()->set_layers(3);
+  const auto start = Decide(config_, std::nullopt, true);
+  ASSERT_OK(start);
+  EXPECT_EQ(start->step, 0);
+  EXPECT_EQ(start->checkpoint, "");
+  EXPECT_FALSE(directory_.HasModel());
+  EXPECT_FALSE(std::filesystem::exists(directory_.checkpoints_path() + "/step-000000000002"));
+}
+
+}  // namespace
+}  // namespace mnemo

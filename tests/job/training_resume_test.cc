@@ -1,0 +1,304 @@
+// A run that was interrupted and goes on is, bit by bit, the run that was not.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+
+#include "src/ckpt/checkpoint_directory.h"
+#include "src/ckpt/checkpoint_reader.h"
+#include "src/job/training_run.h"
+#include "src/model/saved_model.h"
+#include "src/parallel/thread_transport.h"
+#include "tests/data/data_test_util.h"
+#include "tests/job/job_test_util.h"
+
+namespace mnemo {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+// With one rank, and with many.
+class TrainingResumeTest : public testing::TestWithParam<Mesh> {
+ protected:
+  // 6 steps of 4 sequences, from a text that has fewer than 12: several epochs.
+  TrainingResumeTest() {
+    std::filesystem::create_directories(directory_ / "data");
+    WriteShard(directory_ / "data/train-00000.h5", RandomDocuments(8, 60, 256, 1), TestTokenizer());
+    WriteShard(directory_ / "data/eval-00000.h5", RandomDocuments(5, 60, 256, 2), TestTokenizer());
+    config_ = TinyRun(v1::MAG);
+    config_.mutable_train()->set_micro_batches(2);
+    config_.mutable_train()->set_accumulation(2);
+    config_.mutable_train()->set_evaluate_every(4);
+    config_.mutable_data()->add_shards(directory_ / "data");
+    config_.mutable_data()->add_evaluation(directory_ / "data");
+    config_.mutable_parallel()->set_dp(GetParam().dp);
+    config_.mutable_parallel()->set_sp(GetParam().sp);
+    config_.mutable_parallel()->set_tp(GetParam().tp);
+  }
+
+  // The directory's last name is in the loss curve.
+  std::string Run(const std::string& name) const { return directory_ / (name + "/run"); }
+  TrainingRunOptions Options(const std::string& name) const {
+    TrainingRunOptions options;
+    options.written = config_;
+    options.config_name = "tiny.textproto";
+    options.run_directory = Run(name);
+    options.check_memory = false;
+    options.measure_machine = false;
+    return options;
+  }
+  // On all ranks of the mesh; `change` sees the options of each. By rank. No rank is helped to end
+  // when another fails.
+  std::vector<absl::StatusOr<TrainingRunResult>> TrainAll(
+      const TrainingRunOptions& options,
+      const std::function<void(int rank, TrainingRunOptions&)>& change = {}) const {
+    const int ranks = GetParam().size();
+    std::vector<absl::StatusOr<TrainingRunResult>> results(ranks);
+    EXPECT_OK(RunOnThreads(ranks, {}, [&](Transport& transport) {
+      TrainingRunOptions own = options;
+      if (ranks > 1) own.transport = &transport;
+      if (change) change(transport.rank(), own);
+      results[transport.rank()] = RunTraining(own);
+      return absl::OkStatus();
+    }));
+    for (int rank = 0; rank < ranks; ++rank) {
+      EXPECT_EQ(results[rank].ok(), results[0].ok()) << rank << ": " << results[rank].status();
+      EXPECT_TRUE(!results[rank].ok() || results[rank]->first_rank == (rank == 0));
+    }
+    return results;
+  }
+  // The first rank's result.
+  absl::StatusOr<TrainingRunResult> Train(
+      const TrainingRunOptions& options,
+      const std::function<void(int rank, TrainingRunOptions&)>& change = {}) const {
+    return TrainAll(options, change)[0];
+  }
+  // Of the last rank only: what one wishes, all do.
+  static auto Wish(int64_t step, StepWishes wishes) {
+    return [=](int rank, TrainingRunOptions& options) {
+      if (rank != options.written.parallel().dp() * options.written.parallel().sp() *
+                          options.written.parallel().tp() -
+                      1) {
+        return;
+      }
+      auto steps = std::make_shared<int64_t>(0);
+      options.on_phase = [steps](int64_t taken, std::string_view phase) {
+        if (phase == "update") *steps = taken + 1;
+      };
+      options.wishes = [=] { return *steps == step ? wishes : StepWishes{}; };
+    };
+  }
+
+  std::vector<nlohmann::json> Metrics(const std::string& name) const {
+    std::istringstream lines(ReadText(Run(name) + "/metrics.jsonl"));
+    std::vector<nlohmann::json> all;
+    for (std::string line; std::getline(lines, line);) all.push_back(nlohmann::json::parse(line));
+    return all;
+  }
+  std::vector<int64_t> Checkpoints(const std::string& name) const {
+    std::vector<int64_t> steps;
+    const auto entries = ListCheckpoints(FileSystem::Posix(), Run(name) + "/checkpoints");
+    EXPECT_OK(entries);
+    for (const auto& entry : *entries) {
+      EXPECT_EQ(entry.state, CheckpointState::kWhole) << entry.problem;
+      steps.push_back(entry.name.step);
+    }
+    return steps;
+  }
+  void ExpectSameRun(const std::string& one, const std::string& other) const {
+    const auto a = Metrics(one), b = Metrics(other);
+    ASSERT_EQ(a.size(), b.size());
+    for (size_t i = 0; i < a.size(); ++i) {
+      for (const char* field : {"step", "loss", "gradient_norm", "learning_rate", "tokens"}) {
+        EXPECT_EQ(a[i][field], b[i][field]) << field << " of line " << i;
+      }
+      EXPECT_EQ(a[i].value("evaluation_loss", -1.0), b[i].value("evaluation_loss", -1.0));
+    }
+    EXPECT_EQ(Snapshot(Run(one) + "/model"), Snapshot(Run(other) + "/model"));
+    EXPECT_EQ(ReadText(Run(one) + "/loss.svg"), ReadText(Run(other) + "/loss.svg"));
+    const std::string last = "/checkpoints/step-000000000006";
+    for (int rank = 0; rank < GetParam().size(); ++rank) {
+      const std::string file = fmt::format("{}/rank-{:05}.h5", last, rank);
+      EXPECT_EQ(ReadText(Run(one) + file), ReadText(Run(other) + file));
+    }
+    const auto of = [&](const std::string& name) {
+      return CheckpointReader::Open(FileSystem::Posix(), Run(name) + last)
+          ->manifest()
+          .training()
+          .SerializeAsString();
+    };
+    EXPECT_EQ(of(one), of(other));
+  }
+
+  TestDirectory directory_;
+  v1::RunConfig config_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Meshes, TrainingResumeTest,
+                         testing::Values(Mesh{1, 1, 1}, Mesh{2, 2, 1}, Mesh{1, 1, 2}),
+                         [](const auto& info) {
+                           return fmt::format("Dp{}Sp{}Tp{}", info.param.dp, info.param.sp,
+                                              info.param.tp);
+                         });
+
+TEST_P(TrainingResumeTest, AfterAStop) {
+  ASSERT_OK(Train(Options("whole")));
+  ASSERT_EQ(Checkpoints("whole"), (std::vector<int64_t>{6}));
+  const auto half = Train(Options("halves"), Wish(3, {.stop = true, .save = true}));
+  ASSERT_OK(half);
+  EXPECT_TRUE(half->stopped);
+  EXPECT_EQ(half->steps, 3);
+  EXPECT_EQ(half->checkpoint, Run("halves") + "/checkpoints/step-000000000003");
+  EXPECT_EQ(Metrics("halves").size(), 3u);
+  ASSERT_OK(LoadModel(FileSystem::Posix(), half->model_directory));
+
+  std::atomic<int> starts = 0;
+  TrainingRunOptions rest = Options("halves");
+  rest.on_start = [&](const v1::RunConfig&, const v1::Plan& plan, int64_t first_step) {
+    ++starts;
+    EXPECT_EQ(first_step, 3);
+    EXPECT_EQ(plan.mesh().sp(), GetParam().sp);
+  };
+  const auto result = Train(rest);
+  ASSERT_OK(result);
+  EXPECT_EQ(starts, 1);
+  EXPECT_EQ(result->first_step, 3);
+  EXPECT_EQ(result->steps, 6);
+  EXPECT_EQ(result->losses.train.size(), 6u);
+  ExpectSameRun("whole", "halves");
+}
+
+// The directory as a killed process would have left it, in the middle of writing a line and a
+// checkpoint.
+TEST_P(TrainingResumeTest, AfterACrash) {
+  config_.mutable_train()->set_checkpoint_every(2);
+  TrainingRunOptions options = Options("whole");
+  options.on_logged = [&](const v1::StepMetrics& metrics) {
+    if (metrics.step() != 6) return;  // not yet written
+    std::filesystem::create_directories(directory_ / "killed");
+    std::filesystem::copy(Run("whole"), Run("killed"), std::filesystem::copy_options::recursive);
+  };
+  ASSERT_OK(Train(options));
+  EXPECT_EQ(Metrics("killed").size(), 5u);
+  EXPECT_FALSE(std::filesystem::exists(Run("killed") + "/model"));
+  WriteText(Run("killed") + "/metrics.jsonl",
+            ReadText(Run("killed") + "/metrics.jsonl") + "{\"step\":6,\"lo");
+  WriteText(Run("killed") + "/checkpoints/step-000000000006.tmp/rank-00000.h5", "half a file");
+  const auto rest = Train(Options("killed"));
+  ASSERT_OK(rest);
+  EXPECT_EQ(rest->first_step, 4);
+  EXPECT_EQ(Checkpoints("killed"), (std::vector<int64_t>{2, 4, 6}));
+  ExpectSameRun("whole", "killed");
+}
+
+TEST_P(TrainingResumeTest, KeepsTheNewestCheckpoints) {
+  config_.mutable_train()->set_checkpoint_every(1);
+  config_.mutable_train()->set_checkpoint_keep(2);
+  std::vector<int64_t> saved;
+  TrainingRunOptions options = Options("run");
+  options.on_save = [&](const v1::CheckpointReport& report) {
+    EXPECT_EQ(report.error(), "");
+    EXPECT_TRUE(std::filesystem::exists(report.path()));
+    saved.push_back(report.step());
+  };
+  ASSERT_OK(Train(options));
+  EXPECT_THAT(saved, ElementsAre(1, 2, 3, 4, 5, 6));
+  EXPECT_THAT(Checkpoints("run"), ElementsAre(5, 6));
+}
+
+TEST_P(TrainingResumeTest, AWishToSaveIsFulfilledAndTheRunGoesOn) {
+  const auto result = Train(Options("run"), Wish(2, {.save = true}));
+  ASSERT_OK(result);
+  EXPECT_FALSE(result->stopped);
+  EXPECT_THAT(Checkpoints("run"), ElementsAre(2, 6));
+}
+
+TEST_P(TrainingResumeTest, AStopWithoutACheckpointLeavesNone) {
+  const auto result = Train(Options("run"), Wish(2, {.stop = true}));
+  ASSERT_OK(result);
+  EXPECT_TRUE(result->stopped);
+  EXPECT_EQ(result->steps, 2);
+  EXPECT_THAT(Checkpoints("run"), ElementsAre());
+  EXPECT_THAT(Failure(Train(Options("run"))),
+              AllOf(HasSubstr(Run("run") + " holds a run that has ended"),
+                    HasSubstr("no checkpoint"), HasSubstr("--overwrite")));
+}
+
+TEST_P(TrainingResumeTest, ARankThatCannotStartIsNamedOnce) {
+  if (GetParam().size() == 1) GTEST_SKIP() << "for many ranks";
+  const auto failure = [&](const std::function<void(TrainingRunOptions&)>& spoil) {
+    std::set<std::string> messages;
+    for (const auto& result : TrainAll(Options("run"), [&](int rank, TrainingRunOptions&options) {
+           if (rank == 1) spoil(options);
+         })) {
+      messages.insert(Failure(result));
+    }
+    EXPECT_EQ(messages.size(), 1u);
+    return *messages.begin();
+  };
+  EXPECT_THAT(failure([](TrainingRunOptions& options) {
+                options.written.mutable_data()->set_shards(0, "/nowhere/data");
+              }),
+              AllOf(HasSubstr("rank 1 on "), HasSubstr("/nowhere/data")));
+  EXPECT_THAT(
+      failure([](TrainingRunOptions& options) { options.written.mutable_train()->set_seed(9); }),
+      HasSubstr("train.seed is 0 on the first rank and 9 here"));
+  std::filesystem::create_directory(directory_ / "other");
+  WriteShard(directory_ / "other/train-00000.h5", RandomDocuments(8, 60, 256, 7), TestTokenizer());
+  EXPECT_THAT(failure([&](TrainingRunOptions& options) {
+                options.written.mutable_data()->set_shards(0, directory_ / "other");
+              }),
+              HasSubstr("data.shards is "));
+  EXPECT_FALSE(std::filesystem::exists(Run("run")));
+}
+
+TEST_P(TrainingResumeTest, AFirstRankThatCannotWriteEndsAll) {
+  FailingFileSystem full;
+  full.appends_left = 2;  // the configuration, and the metrics of one step
+  EXPECT_THAT(Failure(Train(Options("run"),
+                            [&](int rank, TrainingRunOptions& options) {
+                              if (rank == 0) options.fs = &full;
+                            })),
+              HasSubstr("disk full"));
+}
+
+// Fails to create the last rank's file in the checkpoint of one step.
+class FailingSave : public FailingFileSystem {
+ public:
+  explicit FailingSave(const std::string& file) : file_(file) {}
+  absl::StatusOr<std::unique_ptr<WritableFile>> Create(const std::string& path) override {
+    if (path.ends_with(file_)) return absl::ResourceExhaustedError("cannot create: disk full");
+    return FailingFileSystem::Create(path);
+  }
+
+ private:
+  const std::string file_;
+};
+
+TEST_P(TrainingResumeTest, AFailedSaveIsReportedAndTrainingGoesOn) {
+  FailingSave fs(fmt::format("step-000000000004.tmp/rank-{:05}.h5", GetParam().size() - 1));
+  config_.mutable_train()->set_checkpoint_every(2);
+  TrainingRunOptions options = Options("run");
+  options.fs = &fs;
+  std::vector<std::string> errors;
+  options.on_save = [&](const v1::CheckpointReport& report) { errors.push_back(report.error()); };
+  ASSERT_OK(Train(options));
+  EXPECT_THAT(errors, ElementsAre("", HasSubstr("disk full"), ""));
+  EXPECT_THAT(Checkpoints("run"), ElementsAre(2, 6));
+  // But who stops a run relies on its checkpoint.
+  options = Options("stopped");
+  options.fs = &fs;
+  EXPECT_THAT(
+      Failure(Train(options, Wish(4, {.stop = true, .save = true}))),
+      AllOf(HasSubstr("stopped after step 4, which could not be saved"), HasSubstr("disk full")));
+}
+
+}  // namespace
+}  // namespace mnemo
