@@ -31,17 +31,16 @@ class WorkerRun {
   absl::StatusOr<TrainingRunResult> Run();
 
  private:
-  int rank() const { return session_ ? session_->rank() : 0; }
-  int size() const { return session_ ? session_->size() : 1; }
   absl::Status Join();
   void Listen();
   absl::StatusOr<TrainingRunResult> JoinAndTrain();
   absl::Status EndWell();
+  bool Tells(bool agreed, const absl::Status& aborted, const MpiSession* session) const;
   absl::Status EndBadly(const absl::Status& status);
-  absl::Status Quiet(const absl::Status& status) const;
 
   WorkerRunOptions options_;
-  std::unique_ptr<MpiSession> session_;
+  std::unique_ptr<MpiSession> session_;  // null: not under mpirun
+  int rank_ = 0, size_ = 1;
   std::unique_ptr<WorkerClient> client_;
 };
 
@@ -49,8 +48,8 @@ absl::Status WorkerRun::Join() {
   WorkerOptions worker;
   worker.run_directory = options_.run.run_directory;
   worker.join_seconds = options_.join_seconds;
-  worker.self.set_rank(rank());
-  worker.self.set_world_size(size());
+  worker.self.set_rank(rank_);
+  worker.self.set_world_size(size_);
   worker.self.set_build(options_.run.writer);
   worker.self.set_device("CPU");
   MNEMO_ASSIGN_OR_RETURN(client_, WorkerClient::Join(std::move(worker)));
@@ -105,38 +104,48 @@ absl::Status WorkerRun::EndWell() {
   return session_->Finish();
 }
 
-// One rank speaks. It does so at once; the others wait for a moment, since the first process that
-// ends with an error makes mpirun end the rest.
+// Whether this rank is the one that speaks. It does so before the others end: the first process
+// that ends with an error makes mpirun end the rest.
+bool WorkerRun::Tells(bool agreed, const absl::Status& aborted, const MpiSession* session) const {
+  bool tells = ShouldTell(rank_, aborted);
+  if (tells && !agreed && rank_ > 0) {
+    std::this_thread::sleep_for(kGrace);
+    tells = session->FirstAlarm() > rank_;
+  }
+  if (!tells) std::this_thread::sleep_for(2 * kGrace);
+  return tells;
+}
+
 absl::Status WorkerRun::EndBadly(const absl::Status& status) {
   const absl::Status aborted = session_ ? session_->transport().status() : absl::OkStatus();
-  const bool tell = ShouldTell(rank(), aborted);
-  absl::Status told = tell ? status : absl::Status(status.code(), "");
-  if (tell && rank() > 0) {
-    told = absl::Status(status.code(), fmt::format("rank {} on {}: {}", rank(), HostName(),
-                                                   std::string(status.message())));
-  }
+  const bool agreed = aborted.ok();
   // Where all agree on the error they can end in peace.
-  const bool ended = session_ != nullptr && aborted.ok() && session_->Finish().ok();
-  if (session_ != nullptr && !ended) {
-    // Left behind on purpose: whatever still uses it must not find it gone.
-    MpiSession* session = session_.release();
+  const bool ended = session_ != nullptr && agreed && session_->Finish().ok();
+  // Otherwise left behind on purpose: whatever still uses it must not find it gone.
+  MpiSession* session = session_.release();
+  if (session != nullptr && !ended) {
     std::thread([session] {
       std::this_thread::sleep_for(kLastResort);
       session->Kill(1);
     }).detach();
   }
-  if (!tell) std::this_thread::sleep_for(kGrace);
+  const bool tells = Tells(agreed, aborted, session);
   if (client_ != nullptr) client_->End(status, kEndSeconds);
-  return told;
+  if (!tells) return absl::Status(status.code(), "");
+  if (agreed || rank_ == 0) return status;
+  return absl::Status(status.code(), fmt::format("rank {} on {}: {}", rank_, HostName(),
+                                                 std::string(status.message())));
 }
 
 absl::StatusOr<TrainingRunResult> WorkerRun::Run() {
   if (StartedByMpi()) {
     MNEMO_ASSIGN_OR_RETURN(session_, MpiSession::Start());
+    rank_ = session_->rank();
+    size_ = session_->size();
   }
-  if (rank() > 0 && !LogEnabled(LogLevel::kDebug)) SetLogLevel(LogLevel::kError);
-  if (size() > 1) SetLogPrefix(fmt::format("rank {}", rank()));
-  const StopSignals signals({.quiet = rank() > 0, .patient = size() > 1});
+  if (rank_ > 0 && !LogEnabled(LogLevel::kDebug)) SetLogLevel(LogLevel::kError);
+  if (size_ > 1) SetLogPrefix(fmt::format("rank {}", rank_));
+  const StopSignals signals({.quiet = rank_ > 0, .patient = size_ > 1});
   const SaveSignal save;
   absl::StatusOr<TrainingRunResult> result = JoinAndTrain();
   if (!result.ok()) return EndBadly(result.status());

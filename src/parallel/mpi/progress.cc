@@ -32,7 +32,7 @@ void MpiTransfer::BeginWait() { progress_.AddWaiter(1); }
 void MpiTransfer::EndWait() { progress_.AddWaiter(-1); }
 
 MpiProgress::MpiProgress(MPI_Comm comm, int rank, int size, const MpiOptions& options)
-    : comm_(comm), rank_(rank), size_(size), options_(options) {
+    : comm_(comm), rank_(rank), size_(size), options_(options), first_alarm_(size) {
   thread_ = std::thread([this] { Loop(); });
 }
 
@@ -71,6 +71,11 @@ void MpiProgress::Abort(const absl::Status& why) {
 absl::Status MpiProgress::status() const {
   std::lock_guard lock(mutex_);
   return status_;
+}
+
+int MpiProgress::FirstAlarm() const {
+  std::lock_guard lock(mutex_);
+  return first_alarm_;
 }
 
 void MpiProgress::Stop() {
@@ -375,6 +380,11 @@ void MpiProgress::HearAlarm() {
   const int code = std::atoi(text.c_str());
   const std::string message = space == std::string::npos ? text : text.substr(space + 1);
   if (this->status().ok()) heard_ = true;
+  {
+    std::lock_guard lock(mutex_);
+    first_alarm_ = std::min(first_alarm_, status.MPI_SOURCE);
+  }
+  ListenForAlarm();  // others may have failed by themselves before they heard
   Abort(absl::Status(static_cast<absl::StatusCode>(code), message));
 }
 

@@ -57,6 +57,8 @@ class MpiProgress {
   // Fails what is under way, and tells the other ranks.
   void Abort(const absl::Status& why);
   absl::Status status() const;
+  // The lowest of the other ranks that have said that they failed by themselves; size if none has.
+  int FirstAlarm() const;
   // Fails what is under way, and joins the thread. MPI may be called by others from then on.
   void Stop();
 
@@ -92,6 +94,7 @@ class MpiProgress {
   std::condition_variable changed_;
   std::vector<std::shared_ptr<MpiTransfer>> posted_;  // not yet seen by the thread
   absl::Status status_;
+  int first_alarm_;
   bool stop_ = false;
   int waiters_ = 0;
   bool hurry_ = false;  // somebody has begun to wait

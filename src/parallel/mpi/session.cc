@@ -116,6 +116,7 @@ MpiSession::~MpiSession() = default;
 int MpiSession::rank() const { return endpoint_->rank(); }
 int MpiSession::size() const { return endpoint_->size(); }
 Transport& MpiSession::transport() { return *endpoint_; }
+int MpiSession::FirstAlarm() const { return endpoint_->progress().FirstAlarm(); }
 
 absl::Status MpiSession::Finish(Timeout timeout) {
   MNEMO_CHECK(!endpoint_->finished);

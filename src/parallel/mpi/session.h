@@ -41,6 +41,9 @@ class MpiSession {
   int rank() const;
   int size() const;
   Transport& transport();
+  // Of ranks that failed by themselves at the same time all may have aborted the job before they
+  // heard of each other. The lowest of the others that did, as far as is known; size() if none.
+  int FirstAlarm() const;
 
   // Ends MPI in peace, on all ranks: when all have come, within the timeout, it is finalised. On an
   // error (a rank has failed, or does not come) it is not, and Kill or the end of the process is
