@@ -6,20 +6,20 @@
 
 #include "src/cli/command.h"
 #include "src/cli/config_flags.h"
+#include "src/cli/plan_flags.h"
 #include "src/core/status.h"
 #include "src/data/token_set.h"
 #include "src/job/run_data.h"
 #include "src/job/run_directory.h"
 #include "src/job/service/coordinator.h"
 #include "src/job/stop_signals.h"
-#include "src/model/plan_inputs.h"
-#include "src/parallel/plan.h"
 
 namespace mnemo {
 namespace {
 
 struct CoordinateOptions {
   ConfigFlags config;
+  PlanFlags plan;
   CoordinatorOptions serve;
   bool overwrite = false;
 };
@@ -36,13 +36,8 @@ absl::Status Coordinate(CoordinateOptions options) {
                          TokenSet::Open({shards.begin(), shards.end()}, ShardRole::kTraining));
   MNEMO_ASSIGN_OR_RETURN(terms.config,
                          ResolveConfig(written, options.config.path, set->tokenizer()));
-  if (terms.workers == 0) terms.workers = FewestRanks(terms.config.parallel());
-  absl::StatusOr<v1::Plan> plan = PlanRun(terms.config, terms.workers);
-  if (!plan.ok()) {
-    return absl::Status(plan.status().code(), fmt::format("{}: {}", options.config.path,
-                                                          std::string(plan.status().message())));
-  }
-  terms.plan = *std::move(plan);
+  terms.workers = options.plan.RanksOf(terms.config);
+  MNEMO_ASSIGN_OR_RETURN(terms.plan, options.plan.Plan(terms.config, options.config.path));
   const std::filesystem::path run = options.serve.run_directory;
   terms.run = (run.has_filename() ? run : run.parent_path()).filename().string();
   terms.build = VersionText();
@@ -61,7 +56,6 @@ absl::Status Coordinate(CoordinateOptions options) {
 void AddCoordinateCommand(CLI::App& app, Action& chosen) {
   auto options = std::make_shared<CoordinateOptions>();
   CoordinatorOptions& serve = options->serve;
-  serve.terms.workers = 0;
   CLI::App* command = app.add_subcommand(
       "coordinate",
       "Coordinate a job of many ranks: plan it, let its ranks join, answer `mnemo status`. Ends "
@@ -74,11 +68,7 @@ void AddCoordinateCommand(CLI::App& app, Action& chosen) {
   command->add_option("--run-dir", serve.run_directory, "The run's directory, shared by all ranks")
       ->required()
       ->type_name("DIR");
-  command
-      ->add_option("--workers", serve.terms.workers,
-                   "Ranks of the job; 0: parallel.dp x sp x tp of the configuration")
-      ->check(CLI::Range(0, kMostRanks))
-      ->capture_default_str();
+  options->plan.AddTo(*command, "--workers");
   command
       ->add_option("--listen", serve.listen,
                    "Address to listen on; beyond loopback nothing is encrypted. Default: a free "

@@ -1,6 +1,9 @@
 #include <algorithm>
+#include <cctype>
+#include <map>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "src/core/status.h"
@@ -10,8 +13,6 @@
 namespace mnemo {
 namespace {
 
-// So many refusals are told one by one.
-constexpr size_t kMostTold = 4;
 // So many numbers of ranks are tried in search of one that would do.
 constexpr int kMostTried = 1024;
 // Wavefronts of more units are not simulated; the closed form says the same.
@@ -38,9 +39,16 @@ auto Rank(const v1::Plan& plan) {
   return std::tuple(plan.schedule().step_ticks(), plan.memory().total(), plan.mesh().sp());
 }
 
+std::string Kind(std::string text) {
+  std::erase_if(text, [](unsigned char c) { return std::isdigit(c) != 0; });
+  return text;
+}
+
 struct Search {
   std::optional<v1::Plan> best;
-  std::vector<std::string> refusals;
+  // The last refusal of each kind, by its words without numbers, and how many there were. The last
+  // mesh tried has the most sp, and so needs the least memory.
+  std::map<std::string, std::pair<std::string, int>> refusals;
   absl::StatusCode code = absl::StatusCode::kInvalidArgument;  // of the last refusal
 };
 
@@ -51,8 +59,10 @@ Search SearchMeshes(const PlanInputs& inputs, const v1::ParallelConfig& wanted, 
     absl::StatusOr<v1::Plan> plan = MakePlan(inputs, mesh, options);
     if (!plan.ok()) {
       search.code = plan.status().code();
-      search.refusals.push_back(
-          fmt::format("{}: {}", ToString(mesh), std::string(plan.status().message())));
+      const std::string why(plan.status().message());
+      auto& [told, count] = search.refusals[Kind(why)];
+      told = fmt::format("{}: {}", ToString(mesh), why);
+      ++count;
     } else if (!search.best || Rank(*plan) < Rank(*search.best)) {
       search.best = *std::move(plan);
     }
@@ -100,11 +110,9 @@ absl::StatusOr<v1::Plan> ChoosePlan(const PlanInputs& inputs, const v1::Parallel
                            Wanted(wanted), open ? "a multiple of " : "", fewest);
   }
   std::string tried;
-  for (size_t i = 0; i < std::min(kMostTold, search.refusals.size()); ++i) {
-    tried += fmt::format("{}{}", i > 0 ? "; " : "", search.refusals[i]);
-  }
-  if (search.refusals.size() > kMostTold) {
-    tried += fmt::format("; and {} more", search.refusals.size() - kMostTold);
+  for (const auto& [kind, refusal] : search.refusals) {
+    tried += fmt::format("{}{}", tried.empty() ? "" : "; ", refusal.first);
+    if (refusal.second > 1) tried += fmt::format(" (and {} meshes alike)", refusal.second - 1);
   }
   const int fewer = FewerRanks(inputs, wanted, ranks, options);
   return absl::Status(

@@ -100,7 +100,7 @@ class HopTest : public testing::TestWithParam<v1::Block> {};
 TEST_P(HopTest, BytesAreThoseOfACarryWhateverTheLength) {
   const v1::RunConfig config = Config(GetParam(), 5);
   const double bytes = BytesPerHop(config);
-  EXPECT_EQ(BytesPerHop(Config(GetParam(), 40)), bytes);
+  EXPECT_EQ(BytesPerHop(Config(GetParam(), 20)), bytes);
   const auto carry = static_cast<double>(PlanRun(config, 4).value().memory().carry_bytes_per_hop());
   EXPECT_GE(bytes, carry);
   EXPECT_LE(bytes, carry + 1024);  // what says which tensors they are, and padding

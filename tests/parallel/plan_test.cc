@@ -259,6 +259,11 @@ TEST(ChoosePlanTest, SaysWhatWasTriedAndWhatWouldDo) {
   EXPECT_THAT(refusal({}, 11), HasSubstr("dp 1 x sp 11 x tp 1: parallel.sp = 11"));
   EXPECT_THAT(refusal({}, 11), HasSubstr("lower train.slice"));
   EXPECT_THAT(refusal({}, 11), HasSubstr("; 10 ranks would do"));
+  // Of meshes that are refused for the same reason one is told.
+  EXPECT_THAT(refusal({}, 64), HasSubstr("dp 16 x sp 4 x tp 1: 16 replicas"));
+  EXPECT_THAT(refusal({}, 64), HasSubstr(" (and 2 meshes alike)"));
+  EXPECT_THAT(refusal({}, 64), testing::Not(HasSubstr("dp 32 x")));
+  EXPECT_THAT(refusal({}, 64), HasSubstr("dp 1 x sp 64 x tp 1: parallel.sp = 64"));
   EXPECT_THAT(refusal(Wanted(2, 3), 4), HasSubstr("start 6, or change the mesh"));
   EXPECT_THAT(refusal(Wanted(0, 3), 4), HasSubstr("start a multiple of 3"));
   EXPECT_THAT(refusal(Wanted(3, 0), 3), HasSubstr("3 replicas (dp) cannot share"));
