@@ -7,11 +7,13 @@
 #include "src/cli/command.h"
 #include "src/cli/config_flags.h"
 #include "src/cli/plan_flags.h"
+#include "src/core/log.h"
 #include "src/core/status.h"
 #include "src/data/token_set.h"
 #include "src/job/run_data.h"
 #include "src/job/run_directory.h"
 #include "src/job/service/coordinator.h"
+#include "src/job/service/service_files.h"
 #include "src/job/stop_signals.h"
 
 namespace mnemo {
@@ -23,6 +25,16 @@ struct CoordinateOptions {
   CoordinatorOptions serve;
   bool overwrite = false;
 };
+
+// A coordinator that is started again for ranks that are training keeps what they write.
+absl::Status Discard(const std::string& run) {
+  FileSystem& fs = FileSystem::Posix();
+  const absl::StatusOr<RunDirectory> directory = RunDirectory::Open(fs, run);
+  if (directory.ok()) return directory->Discard();
+  if (!fs.Exists(CoordinatorFilePath(run))) return directory.status();
+  LogWarning("{} is being trained in: going on with that run", run);
+  return absl::OkStatus();
+}
 
 absl::Status Coordinate(CoordinateOptions options) {
   JobTerms& terms = options.serve.terms;
@@ -41,11 +53,7 @@ absl::Status Coordinate(CoordinateOptions options) {
   const std::filesystem::path run = options.serve.run_directory;
   terms.run = (run.has_filename() ? run : run.parent_path()).filename().string();
   terms.build = VersionText();
-  if (options.overwrite) {
-    MNEMO_ASSIGN_OR_RETURN(const RunDirectory directory,
-                           RunDirectory::Open(FileSystem::Posix(), options.serve.run_directory));
-    MNEMO_RETURN_IF_ERROR(directory.Discard());
-  }
+  if (options.overwrite) MNEMO_RETURN_IF_ERROR(Discard(options.serve.run_directory));
   const StopSignals signals;
   options.serve.should_stop = [] { return StopSignals::Received() != nullptr; };
   return RunCoordinator(options.serve);

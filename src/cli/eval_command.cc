@@ -168,7 +168,11 @@ void AddEvalCommand(CLI::App& app, Action& chosen) {
   auto options = std::make_shared<EvalOptions>();
   CLI::App* command = app.add_subcommand(
       "eval", "Measure a model's loss on held-out text, also by position in the sequence.");
-  command->add_option("--model", options->model, "Model directory")->required()->type_name("DIR");
+  command
+      ->add_option("--model", options->model,
+                   "Model directory, or a checkpoint, or a run, whose newest checkpoint is taken")
+      ->required()
+      ->type_name("DIR");
   command
       ->add_option("--shards", options->shards,
                    "Held-out token shards: files, patterns or directories, of which eval-*.h5 is "

@@ -45,7 +45,11 @@ void AddExportCommand(CLI::App& app, Action& chosen) {
       "export",
       "Write a model for other programs: model.safetensors (f32) and config.json, as "
       "docs/model.md describes them.");
-  command->add_option("--model", options->model, "Model directory")->required()->type_name("DIR");
+  command
+      ->add_option("--model", options->model,
+                   "Model directory, or a checkpoint, or a run, whose newest checkpoint is taken")
+      ->required()
+      ->type_name("DIR");
   command->add_option("--out", options->out, "Directory to write")->required()->type_name("DIR");
   command->add_flag("--overwrite", options->overwrite, "Replace a model in that directory");
   command->callback([&chosen, options] { chosen = [options] { return Export(*options); }; });

@@ -140,7 +140,11 @@ void AddGenerateCommand(CLI::App& app, Action& chosen) {
   auto options = std::make_shared<GenerateOptions>();
   CLI::App* command =
       app.add_subcommand("generate", "Continue a prompt, token by token, to standard output.");
-  command->add_option("--model", options->model, "Model directory")->required()->type_name("DIR");
+  command
+      ->add_option("--model", options->model,
+                   "Model directory, or a checkpoint, or a run, whose newest checkpoint is taken")
+      ->required()
+      ->type_name("DIR");
   CLI::Option* text = command->add_option("--prompt", options->prompt, "Text to continue");
   command
       ->add_option("--prompt-file", options->prompt_file, "The same from a file; -: standard input")

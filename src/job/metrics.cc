@@ -14,7 +14,8 @@ Json SecondsOf(const v1::PhaseSeconds& seconds) {
           {"forward", seconds.forward()},
           {"backward", seconds.backward()},
           {"optimizer", seconds.optimizer()},
-          {"evaluation", seconds.evaluation()}};
+          {"evaluation", seconds.evaluation()},
+          {"wait", seconds.wait()}};
 }
 
 Json LayersOf(const v1::StepMetrics& metrics) {

@@ -1,6 +1,7 @@
 #include "src/model/saved_model.h"
 
 #include "src/ckpt/model_directory.h"
+#include "src/ckpt/model_source.h"
 #include "src/core/config_text.h"
 #include "src/core/status.h"
 #include "src/model/config_check.h"
@@ -32,7 +33,7 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> LoadTokenizer(const ModelTokeni
   const ShardTokenizer description = (*tokenizer)->description();
   if (description.hash.Hex() != saved.hash || description.vocabulary != saved.vocabulary ||
       description.separator != saved.separator) {
-    return DataLoss("{}: tokenizer.model and config.json do not belong together", directory);
+    return DataLoss("{}: the tokenizer and its description do not belong together", directory);
   }
   return *std::move(tokenizer);
 }
@@ -44,29 +45,30 @@ struct Checked {
 };
 
 // Everything but the parameters.
-absl::StatusOr<Checked> ReadChecked(FileSystem& fs, const std::string& directory,
+absl::StatusOr<Checked> ReadChecked(const ModelSource& source,
                                     std::span<const std::string> overrides) {
   Checked checked;
   ModelDescription& description = checked.description;
-  MNEMO_ASSIGN_OR_RETURN(description, ReadModelDescription(fs, directory));
+  MNEMO_ASSIGN_OR_RETURN(description, source.Describe());
   MNEMO_RETURN_IF_ERROR(Override(overrides, description.config));
   MNEMO_ASSIGN_OR_RETURN(description.config,
-                         EffectiveConfig(description.config, directory + "/config.json"));
-  MNEMO_ASSIGN_OR_RETURN(checked.tokenizer, LoadTokenizer(description.tokenizer, directory));
+                         EffectiveConfig(description.config, source.config_name()));
+  MNEMO_ASSIGN_OR_RETURN(checked.tokenizer,
+                         LoadTokenizer(description.tokenizer, source.directory()));
   if (description.config.model().vocabulary() < checked.tokenizer->vocabulary()) {
-    return DataLoss("{}/config.json: model.vocabulary = {}, but the tokenizer has {}", directory,
+    return DataLoss("{}: model.vocabulary = {}, but the tokenizer has {}", source.config_name(),
                     description.config.model().vocabulary(), checked.tokenizer->vocabulary());
   }
   checked.infos = DescribeParameters(MakeSpec(description.config.model()));
   return checked;
 }
 
-absl::StatusOr<std::vector<Tensor>> ReadParameters(FileSystem& fs, const std::string& directory,
+absl::StatusOr<std::vector<Tensor>> ReadParameters(const ModelSource& source,
                                                    const std::vector<ParameterInfo>& infos,
                                                    DType dtype) {
   std::vector<ExpectedTensor> expected;
   for (const ParameterInfo& info : infos) expected.push_back({info.name, info.shape});
-  return ReadModelTensors(fs, directory, expected, dtype);
+  return source.Read(expected, dtype);
 }
 
 }  // namespace
@@ -89,10 +91,11 @@ absl::Status SaveModel(FileSystem& fs, const std::string& directory, const v1::R
 
 absl::StatusOr<SavedModel> LoadModel(FileSystem& fs, const std::string& directory,
                                      std::span<const std::string> overrides) {
-  MNEMO_ASSIGN_OR_RETURN(Checked checked, ReadChecked(fs, directory, overrides));
+  MNEMO_ASSIGN_OR_RETURN(const ModelSource source, ModelSource::Open(fs, directory));
+  MNEMO_ASSIGN_OR_RETURN(Checked checked, ReadChecked(source, overrides));
   const v1::ExecutionConfig& execution = checked.description.config.execution();
   MNEMO_ASSIGN_OR_RETURN(std::vector<Tensor> values,
-                         ReadParameters(fs, directory, checked.infos, ComputeDType(execution)));
+                         ReadParameters(source, checked.infos, ComputeDType(execution)));
   MNEMO_RETURN_IF_ERROR(AtTheDoor([&] {
     for (Tensor& value : values) value = value.To(ComputeDevice(execution));
     return absl::OkStatus();
@@ -107,9 +110,10 @@ absl::StatusOr<SavedModel> LoadModel(FileSystem& fs, const std::string& director
 
 absl::StatusOr<int64_t> ExportModel(FileSystem& fs, const std::string& from,
                                     const std::string& to) {
-  MNEMO_ASSIGN_OR_RETURN(const Checked checked, ReadChecked(fs, from, {}));
+  MNEMO_ASSIGN_OR_RETURN(const ModelSource source, ModelSource::Open(fs, from));
+  MNEMO_ASSIGN_OR_RETURN(const Checked checked, ReadChecked(source, {}));
   MNEMO_ASSIGN_OR_RETURN(std::vector<Tensor> values,
-                         ReadParameters(fs, from, checked.infos, DType::kF32));
+                         ReadParameters(source, checked.infos, DType::kF32));
   std::vector<NamedTensor> tensors;
   int64_t count = 0;
   for (size_t i = 0; i < values.size(); ++i) {

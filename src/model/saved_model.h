@@ -25,13 +25,14 @@ struct SavedModel {
 absl::Status SaveModel(FileSystem& fs, const std::string& directory, const v1::RunConfig& config,
                        const ParameterSet& parameters, const Tokenizer& tokenizer);
 
-// Reads one. `overrides` are "path=value" for execution.*; anything else is InvalidArgument,
-// because the weights go with the rest of the configuration.
+// Reads one, or that of a checkpoint (ModelSource::Open). `overrides` are "path=value" for
+// execution.*; anything else is InvalidArgument, because the weights go with the rest of the
+// configuration.
 absl::StatusOr<SavedModel> LoadModel(FileSystem& fs, const std::string& directory,
                                      std::span<const std::string> overrides = {});
 
-// Reads the model in `from`, whatever device it was made for, and writes it to `to` with its
-// parameters as f32. Returns their number.
+// Reads the model in `from`, likewise, whatever device it was made for, and writes it to `to` with
+// its parameters as f32. Returns their number.
 absl::StatusOr<int64_t> ExportModel(FileSystem& fs, const std::string& from, const std::string& to);
 
 }  // namespace mnemo

@@ -26,6 +26,7 @@ v1::StepMetrics Sample() {
   metrics.mutable_seconds()->set_forward(2);
   metrics.mutable_seconds()->set_backward(4);
   metrics.mutable_seconds()->set_optimizer(8);
+  metrics.mutable_seconds()->set_wait(16);
   metrics.set_peak_bytes(int64_t{1} << 40);
   v1::LayerMetrics& layer = *metrics.add_layers();
   layer.set_theta(0.1);
@@ -58,7 +59,8 @@ TEST(MetricsLineTest, SaysEverything) {
         {"forward", 2.0},
         {"backward", 4.0},
         {"optimizer", 8.0},
-        {"evaluation", 0.0}}},
+        {"evaluation", 0.0},
+        {"wait", 16.0}}},
       {"peak_bytes", int64_t{1} << 40},
       {"layers",
        {{{"theta", 0.1}, {"eta", 0.2}, {"alpha", 0.3}, {"state_norm", 0.4}, {"clamp_hits", 5}}}},
@@ -92,6 +94,50 @@ TEST(MetricsWriterTest, EveryLineIsInTheFileAtOnce) {
   ASSERT_OK(writer->Write(Sample()));
   EXPECT_EQ(ReadText(path), MetricsLine(Sample()) + "\n" + MetricsLine(Sample()) + "\n");
   ASSERT_OK(writer->Close());
+}
+
+std::string Line(int64_t step, double loss) {
+  v1::StepMetrics metrics = Sample();
+  metrics.set_step(step);
+  metrics.set_loss(loss);
+  if (step == 2) metrics.set_skipped(true);
+  if (step == 3) metrics.set_evaluation_loss(9);
+  return MetricsLine(metrics) + "\n";
+}
+
+TEST(CutMetricsTest, KeepsWholeLinesUpToTheStep) {
+  const TestDirectory directory;
+  const std::string path = directory / "metrics.jsonl";
+  FileSystem& fs = FileSystem::Posix();
+  EXPECT_TRUE(CutMetrics(fs, path, 5)->train.empty());
+  EXPECT_FALSE(fs.Exists(path));
+  const std::string three = Line(1, 0.1) + Line(2, 0.2) + Line(3, 0.3);
+  for (const std::string& rest :
+       {std::string(), Line(4, 0.4) + Line(5, 0.5), Line(7, 0.7), Line(3, 1).substr(0, 20),
+        std::string("\n"), std::string("{}\n") + Line(3, 1), std::string(30, '\0')}) {
+    WriteText(path, three + rest);
+    const auto losses = CutMetrics(fs, path, 3);
+    ASSERT_OK(losses);
+    EXPECT_EQ(ReadText(path), three);
+    ASSERT_EQ(losses->train.size(), 2u);  // the second was skipped
+    EXPECT_EQ(losses->train[1].step, 3);
+    EXPECT_EQ(losses->train[1].loss, 0.3);  // to the last bit
+    ASSERT_EQ(losses->held_out.size(), 1u);
+    EXPECT_EQ(losses->held_out[0].loss, 9);
+  }
+}
+
+TEST(CutMetricsTest, WhatFollowsIsAppended) {
+  const TestDirectory directory;
+  const std::string path = directory / "metrics.jsonl";
+  WriteText(path, Line(1, 0.1));
+  auto writer = MetricsWriter::Append(FileSystem::Posix(), path);
+  ASSERT_OK(writer);
+  v1::StepMetrics metrics = Sample();
+  metrics.set_step(2);
+  ASSERT_OK(writer->Write(metrics));
+  ASSERT_OK(writer->Close());
+  EXPECT_EQ(ReadText(path), Line(1, 0.1) + MetricsLine(metrics) + "\n");
 }
 
 }  // namespace

@@ -27,6 +27,32 @@ TEST(StopSignalsTest, WhatMpirunPassesOnStopsToo) {
   EXPECT_EXIT(::raise(SIGUSR2), ::testing::KilledBySignal(SIGUSR2), "");
 }
 
+// mpirun may pass on one of its own after the one that a terminal sent.
+TEST(StopSignalsTest, APatientProcessGoesOnAfterTheSecond) {
+  const StopSignals signals({.patient = true});
+  ::testing::internal::CaptureStderr();
+  ::raise(SIGINT);
+  ::raise(SIGTERM);
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "\nmnemo: stopping after this step\n");
+  EXPECT_STRNE(StopSignals::Received(), nullptr);
+}
+
+TEST(StopSignalsTest, AQuietOneSaysNothing) {
+  const StopSignals signals({.quiet = true});
+  ::testing::internal::CaptureStderr();
+  ::raise(SIGTERM);
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+  EXPECT_STREQ(StopSignals::Received(), "SIGTERM");
+}
+
+TEST(SaveSignalTest, IsTakenOnce) {
+  const SaveSignal signal;
+  EXPECT_FALSE(SaveSignal::Take());
+  ::raise(SIGUSR1);
+  EXPECT_TRUE(SaveSignal::Take());
+  EXPECT_FALSE(SaveSignal::Take());
+}
+
 TEST(StopSignalsDeathTest, TheSecondEndsTheProcess) {
   const auto twice = [](int first, int second) {
     const StopSignals signals;

@@ -1,5 +1,6 @@
 #include "src/model/saved_model.h"
 
+#include "src/ckpt/checkpoint_writer.h"
 #include "src/core/config_text.h"
 #include "src/model/config_check.h"
 #include "tests/data/data_test_util.h"
@@ -71,6 +72,69 @@ TEST_F(SavedModelTest, ExportsTheSameModel) {
   ASSERT_OK(count.status());
   EXPECT_EQ(*count, CountParameters(MakeSpec(config_.model())));
   EXPECT_EQ(Snapshot(out), Snapshot(path()));
+}
+
+// In pieces, as ranks write them, and beside other state.
+class CheckpointModelTest : public SavedModelTest {
+ protected:
+  void SetUp() override {
+    SavedModelTest::SetUp();
+    about_.mutable_training()->set_step(7);
+    *about_.mutable_config() = config_;
+    const ShardTokenizer description = tokenizer_->description();
+    about_.mutable_tokenizer()->set_kind(description.kind);
+    about_.mutable_tokenizer()->set_hash(description.hash.Hex());
+    about_.mutable_tokenizer()->set_vocabulary(description.vocabulary);
+    about_.mutable_tokenizer()->set_separator(description.separator);
+    for (size_t i = 0; i < parameters_.size(); ++i) {
+      const std::string name = "parameter/" + parameters_.info(i).name;
+      const Shape& shape = parameters_[i].shape();
+      if (shape.size() < 2 || shape[0] < 2) {
+        pieces_.push_back(WholePiece(name, parameters_[i]));
+        continue;
+      }
+      Shape second(shape.size(), 0);
+      second[0] = 1;
+      pieces_.push_back({name, shape, Shape(shape.size(), 0), parameters_[i].Slice(0, 0, 1)});
+      pieces_.push_back({name, shape, second, parameters_[i].Slice(0, 1, shape[0])});
+    }
+    pieces_.push_back(WholePiece("first_moment/head", parameters_[0]));
+  }
+  std::string Save() {
+    return SaveCheckpoint(Fs(), directory_ / "run/checkpoints", pieces_, about_).value();
+  }
+
+  v1::CheckpointManifest about_;
+  std::vector<StatePiece> pieces_;
+};
+
+TEST_F(CheckpointModelTest, IsTheSameModel) {
+  const std::string checkpoint = Save();
+  for (const std::string& path : {checkpoint, directory_ / "run", directory_ / "run/checkpoints"}) {
+    const auto model = LoadModel(Fs(), path);
+    ASSERT_OK(model.status());
+    EXPECT_EQ(PrintConfigText(model->config), PrintConfigText(config_));
+    EXPECT_EQ(model->tokenizer->description(), tokenizer_->description());
+    for (size_t i = 0; i < parameters_.size(); ++i) {
+      EXPECT_EQ(model->parameters[i].ToFloats(), parameters_[i].ToFloats());
+    }
+  }
+  ASSERT_OK(ExportModel(Fs(), checkpoint, directory_ / "out"));
+  EXPECT_EQ(Snapshot(directory_ / "out"), Snapshot(path()));
+}
+
+TEST_F(CheckpointModelTest, WhatDoesNotFitIsNamed) {
+  const std::string lacking = pieces_[0].name;
+  std::erase_if(pieces_, [&](const StatePiece& piece) { return piece.name == lacking; });
+  pieces_.push_back(WholePiece("parameter/stranger", parameters_[0]));
+  const std::string checkpoint = Save();
+  EXPECT_THAT(Failure(LoadModel(Fs(), checkpoint)),
+              testing::AllOf(HasSubstr(checkpoint), HasSubstr(lacking + " is missing"),
+                             HasSubstr("parameter/stranger is not part of the model")));
+  Fs().Remove(checkpoint + "/manifest.pb").IgnoreError();
+  EXPECT_THAT(Failure(LoadModel(Fs(), directory_ / "run")), HasSubstr("holds no whole checkpoint"));
+  EXPECT_THAT(Failure(LoadModel(Fs(), directory_ / "nowhere")),
+              HasSubstr("nowhere is not a model directory"));
 }
 
 TEST_F(SavedModelTest, AConfigurationThatDoesNotFitItsTensorsNamesThem) {
