@@ -123,13 +123,17 @@ DeviceCase::DeviceCase(const Case& c, bool keep_host) : case_(c), keep_host_(kee
   k_ = Make(Rows64(g, rows, true), true);
   v_ = Make(Rows64(g, rows, false), true);
   std::vector<float> eta = Uniform(g, gates, 0.1f, 0.95f), theta = Uniform(g, gates, 0.1f, 1.0f);
+  std::vector<float> alpha = Uniform(g, gates, 0.01f * c.alpha_max, c.alpha_max);
+  if (!c.momentum) eta.assign(gates, 0);
+  if (!c.forgetting) alpha.assign(gates, 0);
   for (size_t i = 0; i < gates; ++i) theta[i] *= (1 - eta[i]) / 64;
   gates_ = {Make(std::move(theta), false), Make(std::move(eta), false),
-            Make(Uniform(g, gates, 1e-5f, 1e-3f), false)};
+            Make(std::move(alpha), false)};
   gain_ = Make(Uniform(g, s.heads * 64, 0.7f, 1.3f), false);
   bias_ = Make(Normal(g, s.heads * 64, 0.1), false);
   carry_in_ = {Make(Normal(g, weights, 1), false), Make(Normal(g, weights, 1.0 / 16), false),
-               Make(Normal(g, weights, 0.02), false), Make(Normal(g, weights, 0.002), false)};
+               Make(Normal(g, weights, c.momentum ? 0.02 : 0), false),
+               Make(Normal(g, weights, c.momentum ? 0.002 : 0), false)};
   const auto output = [](size_t n, bool b) { return std::make_shared<Array>(n, b); };
   y_ = output(rows, true);
   for (int i = 0; i < 4; ++i) carry_out_.push_back(output(weights, false));
@@ -139,7 +143,8 @@ DeviceCase::DeviceCase(const Case& c, bool keep_host) : case_(c), keep_host_(kee
   backward_workspace_ = std::make_unique<Buffer>(MemoryScanBackwardWorkspace(s));
   dy_ = Make(Normal(g, rows, 1), true);
   dcarry_out_ = {Make(Normal(g, weights, 0.3), false), Make(Normal(g, weights, 1), false),
-                 Make(Normal(g, weights, 0.3), false), Make(Normal(g, weights, 1), false)};
+                 Make(Normal(g, weights, c.momentum ? 0.3 : 0), false),
+                 Make(Normal(g, weights, c.momentum ? 1 : 0), false)};
   dq_ = output(rows, true), dk_ = output(rows, true), dv_ = output(rows, true);
   dgain_ = output(s.heads * 64, false), dbias_ = output(s.heads * 64, false);
   for (int i = 0; i < 3; ++i) dgates_.push_back(output(gates, false));
@@ -154,14 +159,16 @@ MemoryScanRows DeviceCase::RowsOf(const Array& a) const {
 namespace {
 
 template <typename T>
-MemoryScanCarry CarryOf(const T& a) {
-  return {a[0]->device.floats(), a[1]->device.floats(), a[2]->device.floats(),
-          a[3]->device.floats()};
+MemoryScanCarry CarryOf(const Case& c, const T& a) {
+  return {a[0]->device.floats(), a[1]->device.floats(),
+          c.momentum ? a[2]->device.floats() : nullptr,
+          c.momentum ? a[3]->device.floats() : nullptr};
 }
 
 template <typename T>
-MemoryScanGates GatesOf(const T& a) {
-  return {a[0]->device.floats(), a[1]->device.floats(), a[2]->device.floats()};
+MemoryScanGates GatesOf(const Case& c, const T& a) {
+  return {a[0]->device.floats(), c.momentum ? a[1]->device.floats() : nullptr,
+          c.forgetting ? a[2]->device.floats() : nullptr};
 }
 
 }  // namespace
@@ -170,9 +177,9 @@ const char* DeviceCase::Forward(cudaStream_t stream) {
   MemoryScanForwardArgs a;
   a.shape = case_.shape;
   a.q = RowsOf(*q_), a.k = RowsOf(*k_), a.v = RowsOf(*v_), a.y = RowsOf(*y_);
-  a.gates = GatesOf(gates_);
+  a.gates = GatesOf(case_, gates_);
   a.norm_gain = gain_->device.floats(), a.norm_bias = bias_->device.floats();
-  a.carry_in = CarryOf(carry_in_), a.carry_out = CarryOf(carry_out_);
+  a.carry_in = CarryOf(case_, carry_in_), a.carry_out = CarryOf(case_, carry_out_);
   a.workspace = workspace_->data();
   a.checkpoints = checkpoints_ ? checkpoints_->floats() : nullptr;
   a.side_stream = case_.side_streams[1];
@@ -184,11 +191,11 @@ const char* DeviceCase::Backward(cudaStream_t stream) {
   a.shape = case_.shape;
   a.q = RowsOf(*q_), a.k = RowsOf(*k_), a.v = RowsOf(*v_), a.dy = RowsOf(*dy_);
   a.dq = RowsOf(*dq_), a.dk = RowsOf(*dk_), a.dv = RowsOf(*dv_);
-  a.gates = GatesOf(gates_), a.dgates = GatesOf(dgates_);
+  a.gates = GatesOf(case_, gates_), a.dgates = GatesOf(case_, dgates_);
   a.norm_gain = gain_->device.floats(), a.norm_bias = bias_->device.floats();
   a.dnorm_gain = dgain_->device.floats(), a.dnorm_bias = dbias_->device.floats();
   a.checkpoints = checkpoints_->floats();
-  a.dcarry_out = CarryOf(dcarry_out_), a.dcarry_in = CarryOf(dcarry_in_);
+  a.dcarry_out = CarryOf(case_, dcarry_out_), a.dcarry_in = CarryOf(case_, dcarry_in_);
   a.workspace = backward_workspace_->data();
   a.side_streams[0] = case_.side_streams[0], a.side_streams[1] = case_.side_streams[1];
   return MemoryScanBackward(a, stream);
@@ -224,11 +231,15 @@ uint64_t DeviceCase::Checksum() const {
     }
   };
   add(y_);
-  for (auto& a : carry_out_) add(a);
+  const auto add_state = [&](const std::vector<std::shared_ptr<Array>>& a) {
+    for (size_t i = 0; i < a.size(); ++i)
+      if (case_.momentum || i < 2) add(a[i]);
+  };
+  add_state(carry_out_);
   if (!case_.backward) return hash;
   for (auto& a : {dq_, dk_, dv_, dgain_, dbias_}) add(a);
   for (auto& a : dgates_) add(a);
-  for (auto& a : dcarry_in_) add(a);
+  add_state(dcarry_in_);
   return hash;
 }
 

@@ -39,6 +39,8 @@ struct Case {
   MemoryScanShape shape;
   uint64_t seed = 1;
   bool backward = false;
+  bool momentum = true, forgetting = true;
+  float alpha_max = 1e-3f;
   cudaStream_t stream = nullptr;  // the checks' main stream
   cudaStream_t side_streams[2] = {nullptr, nullptr};
 };

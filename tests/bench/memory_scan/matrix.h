@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <vector>
 
 namespace mnemo::memory_reference {
@@ -16,14 +18,57 @@ struct Mat {
   double operator()(int r, int c) const { return v[static_cast<size_t>(r) * cols + c]; }
 };
 
+// While this lives, the calling thread's products round their operands to bf16, as a path that
+// keeps everything else exact would.
+class RoundOperands {
+ public:
+  explicit RoundOperands(bool on) : before_(active()) { active() = on; }
+  ~RoundOperands() { active() = before_; }
+  RoundOperands(const RoundOperands&) = delete;
+  RoundOperands& operator=(const RoundOperands&) = delete;
+  static bool& active() {
+    static thread_local bool on = false;
+    return on;
+  }
+
+ private:
+  bool before_;
+};
+
+// To bf16, ties to even.
+inline double Rounded(double x) {
+  const float single = static_cast<float>(x);
+  uint32_t bits;
+  std::memcpy(&bits, &single, sizeof(bits));
+  bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u;
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
+inline void Round(Mat& a) {
+  for (double& x : a.v) x = Rounded(x);
+}
+
+// op(a), row-major, rounded if operands are.
+inline Mat Operand(const Mat& a, bool transposed) {
+  Mat c(transposed ? a.cols : a.rows, transposed ? a.rows : a.cols);
+  for (int i = 0; i < c.rows; ++i)
+    for (int j = 0; j < c.cols; ++j) c(i, j) = transposed ? a(j, i) : a(i, j);
+  if (RoundOperands::active()) Round(c);
+  return c;
+}
+
 // c += scale * op(a) op(b), where op transposes on request.
 inline void Add(Mat& c, const Mat& a, bool ta, const Mat& b, bool tb, double scale = 1.0) {
-  const int m = c.rows, n = c.cols, k = ta ? a.rows : a.cols;
-  for (int i = 0; i < m; ++i) {
-    for (int l = 0; l < k; ++l) {
-      const double x = scale * (ta ? a(l, i) : a(i, l));
-      if (x == 0.0) continue;
-      for (int j = 0; j < n; ++j) c(i, j) += x * (tb ? b(j, l) : b(l, j));
+  const Mat left = Operand(a, ta), right = Operand(b, tb);
+  const int n = c.cols;
+  for (int i = 0; i < c.rows; ++i) {
+    double* to = &c.v[static_cast<size_t>(i) * n];
+    for (int l = 0; l < left.cols; ++l) {
+      const double x = scale * left(i, l);
+      const double* from = &right.v[static_cast<size_t>(l) * n];
+      for (int j = 0; j < n; ++j) to[j] += x * from[j];
     }
   }
 }
@@ -62,9 +107,10 @@ inline void AddRowDots(std::vector<double>& out, double scale, const Mat& a, con
     for (int j = 0; j < a.cols; ++j) out[i] += scale * a(i, j) * b(i, j);
 }
 
-inline Mat Map(const Mat& a, double (*fn)(double)) {
+template <typename Function>
+Mat Map(const Mat& a, const Function& function) {
   Mat c = a;
-  for (double& x : c.v) x = fn(x);
+  for (double& x : c.v) x = function(x);
   return c;
 }
 

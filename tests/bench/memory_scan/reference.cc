@@ -6,15 +6,34 @@
 namespace mnemo::memory_reference {
 namespace {
 
-double Sigmoid(double z) { return 1 / (1 + std::exp(-z)); }
-double Act(double z) { return z * Sigmoid(z); }
-double Act1(double z) {
-  const double s = Sigmoid(z);
-  return s * (1 + z * (1 - s));
+// z (1 + tanh u) / 2 with u = z / 2 for SiLU, u = sqrt(2 / pi) (z + 0.044715 z^3) for GELU.
+struct Activation {
+  double linear, cubic;
+  explicit Activation(bool gelu)
+      : linear(gelu ? std::sqrt(2 / M_PI) : 0.5), cubic(gelu ? linear * 0.044715 : 0) {}
+  double Tanh(double z) const { return std::tanh(z * (linear + cubic * z * z)); }
+  double Value(double z) const { return 0.5 * z * (1 + Tanh(z)); }
+  double Slope(double z) const {
+    const double t = Tanh(z), du = linear + 3 * cubic * z * z;
+    return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * du;
+  }
+  double Curve(double z) const {
+    const double t = Tanh(z), du = linear + 3 * cubic * z * z;
+    return (1 - t * t) * (du + 0.5 * z * (6 * cubic * z - 2 * t * du * du));
+  }
+};
+
+Mat Values(const Rule& rule, const Mat& z) {
+  const Activation act(rule.gelu);
+  return Map(z, [&](double x) { return act.Value(x); });
 }
-double Act2(double z) {
-  const double s = Sigmoid(z);
-  return s * (1 - s) * (2 + z * (1 - 2 * s));
+Mat Slopes(const Rule& rule, const Mat& z) {
+  const Activation act(rule.gelu);
+  return Map(z, [&](double x) { return act.Slope(x); });
+}
+Mat Curves(const Rule& rule, const Mat& z) {
+  const Activation act(rule.gelu);
+  return Map(z, [&](double x) { return act.Curve(x); });
 }
 
 struct NormStats {
@@ -126,14 +145,14 @@ Chunk RunChunk(const Rule& rule, const Inputs& in, const State& state, int t0, M
   c.h.push_back(c.k);
   for (int i = 0; i < depth; ++i) {
     c.z.push_back(Product(c.h[i], false, state.w[i], true));
-    if (i + 1 < depth) c.h.push_back(Map(c.z[i], Act));
+    if (i + 1 < depth) c.h.push_back(Values(rule, c.z[i]));
   }
   c.d.resize(depth);
   c.u.resize(depth);
   KeyError(rule, in, c.z[depth - 1], c, c.d[depth - 1]);
   for (int i = depth - 2; i >= 0; --i) {
     c.u[i] = Product(c.d[i + 1], false, state.w[i + 1], false);
-    c.d[i] = Hadamard(c.u[i], Map(c.z[i], Act1));
+    c.d[i] = Hadamard(c.u[i], Slopes(rule, c.z[i]));
   }
   c.x.push_back(c.q);
   for (int i = 0; i < depth; ++i) {
@@ -144,7 +163,7 @@ Chunk RunChunk(const Rule& rule, const Inputs& in, const State& state, int t0, M
     Axpy(z, 1, ScaleRows(c.c.b, c.qs[i]));
     Add(z, Hadamard(c.c.g, c.r[i]), false, c.d[i], false, -1);
     c.zq.push_back(z);
-    if (i + 1 < depth) c.x.push_back(Map(z, Act));
+    if (i + 1 < depth) c.x.push_back(Values(rule, z));
   }
   if (y == nullptr) return c;
   for (int t = 0; t < n; ++t) {
@@ -290,7 +309,7 @@ void ChunkBackward(const Rule& rule, const Inputs& in, const Chunk& c, const Mat
     Add(dx, bz, false, c.state.s[i], false);
     Add(dx, m, false, c.h[i], false, -1);
     if (i > 0) {
-      dz = Hadamard(dx, Map(c.zq[i - 1], Act1));
+      dz = Hadamard(dx, Slopes(rule, c.zq[i - 1]));
       continue;
     }
     for (int t2 = 0; t2 < n; ++t2)
@@ -320,8 +339,8 @@ void ChunkBackward(const Rule& rule, const Inputs& in, const Chunk& c, const Mat
   // Keys: up through the deltas, then down through the network.
   std::vector<Mat> dz_extra(depth);
   for (int i = 0; i + 1 < depth; ++i) {
-    const Mat du = Hadamard(dd[i], Map(c.z[i], Act1));
-    dz_extra[i] = Hadamard(Hadamard(dd[i], c.u[i]), Map(c.z[i], Act2));
+    const Mat du = Hadamard(dd[i], Slopes(rule, c.z[i]));
+    dz_extra[i] = Hadamard(Hadamard(dd[i], c.u[i]), Curves(rule, c.z[i]));
     Add(dd[i + 1], du, false, c.state.w[i + 1], true);
     Add(dprev.w[i + 1], c.d[i + 1], true, du, false);
   }
@@ -332,7 +351,7 @@ void ChunkBackward(const Rule& rule, const Inputs& in, const Chunk& c, const Mat
     Add(dprev.w[i], dzk, true, c.h[i], false);
     Add(dh[i], dzk, false, c.state.w[i], false);
     if (i == 0) break;
-    dzk = Hadamard(dh[i], Map(c.z[i - 1], Act1));
+    dzk = Hadamard(dh[i], Slopes(rule, c.z[i - 1]));
     Axpy(dzk, 1, dz_extra[i - 1]);
   }
   for (int t = 0; t < n; ++t) {
@@ -348,13 +367,16 @@ void ChunkBackward(const Rule& rule, const Inputs& in, const Chunk& c, const Mat
 }  // namespace
 
 Outputs Forward(const Rule& rule, const Inputs& in) {
+  const RoundOperands rounding(rule.round_operands);
   Outputs out{Mat(in.q.rows, in.q.cols), in.carry};
   for (int t = 0; t < in.q.rows; t += rule.chunk)
     out.carry = NextState(rule, RunChunk(rule, in, out.carry, t, &out.y));
+  if (rule.round_operands) Round(out.y);
   return out;
 }
 
 Gradients Backward(const Rule& rule, const Inputs& in, const Mat& dy, const State& dcarry) {
+  const RoundOperands rounding(rule.round_operands);
   const int tokens = in.q.rows, f = in.q.cols;
   std::vector<Chunk> chunks;
   State state = in.carry;
@@ -367,6 +389,7 @@ Gradients Backward(const Rule& rule, const Inputs& in, const Mat& dy, const Stat
                 zero,           std::vector<double>(f), std::vector<double>(f), dcarry};
   for (size_t i = chunks.size(); i-- > 0;)
     ChunkBackward(rule, in, chunks[i], Rows(dy, chunks[i].t0, chunks[i].n), out.carry, out);
+  if (rule.round_operands) Round(out.q), Round(out.k), Round(out.v);
   return out;
 }
 

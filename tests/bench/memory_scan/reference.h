@@ -16,6 +16,8 @@ struct Rule {
   bool norm = true;
   bool residual = true;
   double epsilon = 1e-6;
+  bool gelu = false;            // tanh form, instead of SiLU
+  bool round_operands = false;  // of every product, to bf16; and y, dq, dk and dv themselves
 };
 
 // Weights and momenta, one matrix per layer: w[i] is [out, in].

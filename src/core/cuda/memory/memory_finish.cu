@@ -1,5 +1,5 @@
 // The end of a segment's backward pass: dk from its parts, the gates' gradients, the norm's.
-#include "src/core/cuda/memory/memory_kernels.cuh"
+#include "src/core/cuda/memory/memory_gates.cuh"
 #include "src/core/cuda/memory/memory_rows.cuh"
 
 namespace mnemo::memory {
@@ -28,8 +28,8 @@ __global__ void __launch_bounds__(128) key_gradient_kernel(const __grid_constant
   const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
   const int row = 16 * warp + lane / 4, col = 2 * (lane & 3);
   const int block = blockIdx.x, sequence = block / seg.chunks;
-  const int64_t first = seg.first_token + int64_t{block % seg.chunks} * kTile;
-  const int count = static_cast<int>(min(int64_t{kTile}, seg.tokens - first));
+  const int64_t first = seg.first(block % seg.chunks);
+  const int count = seg.count(block % seg.chunks);
   copy_rows_async(tile, p.dv.at(seg, sequence, first), p.dv.token_stride, count, thread);
   copy_commit();
   Acc sum;
@@ -79,8 +79,8 @@ __global__ void __launch_bounds__(128) gate_gradient_kernel(const __grid_constan
   const int chunk = blockIdx.x / seg.heads % seg.chunks;
   const int batch = blockIdx.x / seg.heads / seg.chunks;
   const int block = (batch * seg.heads + head) * seg.chunks + chunk;
-  const int64_t first = seg.first_token + int64_t{chunk} * kTile;
-  const int count = static_cast<int>(min(int64_t{kTile}, seg.tokens - first));
+  const int64_t first = seg.first(chunk);
+  const int count = seg.count(chunk);
   const int64_t gate = (batch * seg.tokens + first + thread) * seg.heads + head;
   const float4* dg = reinterpret_cast<const float4*>(p.kept.tile(block, kept::kDg)) + thread;
   const int row = 16 * (thread >> 5) + (thread & 31) / 4, col = 2 * (thread & 3);
@@ -93,8 +93,8 @@ __global__ void __launch_bounds__(128) gate_gradient_kernel(const __grid_constan
   if (thread < kTile) {
     const bool valid = thread < count;
     s.theta[thread] = valid ? p.common.gates.theta[gate] : 0;
-    s.eta[thread] = valid ? p.common.gates.eta[gate] : 0;
-    s.keep[thread] = valid ? 1 - p.common.gates.alpha[gate] : 0;
+    const float2 eta_keep_t = valid ? eta_keep(p.common.gates, gate) : make_float2(0, 0);
+    s.eta[thread] = eta_keep_t.x, s.keep[thread] = eta_keep_t.y;
     s.dg[thread][kTile] = p.kept.floats(block, kept::kDb)[thread];
     s.dg[thread][kTile + 1] = p.kept.floats(block, kept::kDa)[thread];
     float sum_g = 0, sum_p = 0;
@@ -147,8 +147,8 @@ __global__ void __launch_bounds__(128) gate_gradient_kernel(const __grid_constan
       dalpha += s.g[thread][column];
       deta += s.p[thread][column];
     }
-    p.dgates.alpha[gate] = dalpha;
-    p.dgates.eta[gate] = deta;
+    if (p.dgates.alpha != nullptr) p.dgates.alpha[gate] = dalpha;
+    if (p.dgates.eta != nullptr) p.dgates.eta[gate] = deta;
   }
 }
 
@@ -164,14 +164,14 @@ __global__ void __launch_bounds__(128)
 }
 
 __global__ void __launch_bounds__(128)
-    finish_norm_kernel(Segment seg, const float* norm_parts, const float* norm_reads, float* dgain,
-                       float* dbias) {
+    finish_norm_kernel(Segment seg, int parts, const float* norm_parts, const float* norm_reads,
+                       float* dgain, float* dbias) {
   const int head = blockIdx.x, thread = threadIdx.x;
   float sum = 0;
   for (int sequence = head; sequence < seg.sequences; sequence += seg.heads) {
     sum += norm_reads[sequence * 2 * kTile + thread];
-    for (int part = 0; part < kTile; ++part)
-      sum += norm_parts[(int64_t{sequence} * kTile + part) * 2 * kTile + thread];
+    for (int part = 0; part < parts; ++part)
+      sum += norm_parts[(int64_t{sequence} * parts + part) * 2 * kTile + thread];
   }
   (thread < kTile ? dgain : dbias)[head * kTile + thread % kTile] = sum;
 }
@@ -190,10 +190,10 @@ void launch_finish_segment(const CommonParams& p, const Rows& dk, const Rows& dv
   norm_reads_kernel<<<p.segment.sequences, 128, 0, stream>>>(p.segment, kept, norm_reads, first);
 }
 
-void launch_finish_norm(const Segment& segment, const float* norm_parts, const float* norm_reads,
-                        float* dgain, float* dbias, cudaStream_t stream) {
-  finish_norm_kernel<<<segment.heads, 128, 0, stream>>>(segment, norm_parts, norm_reads, dgain,
-                                                        dbias);
+void launch_finish_norm(const Segment& segment, int parts, const float* norm_parts,
+                        const float* norm_reads, float* dgain, float* dbias, cudaStream_t stream) {
+  finish_norm_kernel<<<segment.heads, 128, 0, stream>>>(segment, parts, norm_parts, norm_reads,
+                                                        dgain, dbias);
 }
 
 }  // namespace mnemo::memory

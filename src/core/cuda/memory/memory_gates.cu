@@ -13,15 +13,17 @@ __global__ void gate_coefficients_kernel(Segment segment, MemoryScanGates gates,
   const int head = index % segment.heads;  // neighbours read the same sectors
   const int chunk = index / segment.heads % segment.chunks;
   const int batch = index / segment.heads / segment.chunks;
-  const int64_t first = segment.first_token + int64_t{chunk} * kTile;
+  const int64_t first = segment.first(chunk);
+  const int count = segment.count(chunk);
   Run run[2];
   float theta[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int64_t token = first + 2 * lane + i;
     const int64_t at = (batch * segment.tokens + token) * segment.heads + head;
-    const bool valid = token < segment.tokens;
-    run[i] = valid ? one_token(gates.eta[at], 1 - gates.alpha[at]) : kNoTokens;
+    const bool valid = 2 * lane + i < count;
+    const float2 gate = valid ? eta_keep(gates, at) : make_float2(1, 1);
+    run[i] = valid ? one_token(gate.x, gate.y) : kNoTokens;
     theta[i] = valid ? gates.theta[at] : 0;
   }
   const Run suffix = suffix_scan(join(run[0], run[1]));  // from this lane's tokens on

@@ -12,6 +12,12 @@ struct Run {
 
 inline constexpr Run kNoTokens = {1, 0, 1};
 
+// eta and 1 - alpha of a token.
+__device__ inline float2 eta_keep(const MemoryScanGates& gates, int64_t at) {
+  return make_float2(gates.eta == nullptr ? 0 : gates.eta[at],
+                     gates.alpha == nullptr ? 1 : 1 - gates.alpha[at]);
+}
+
 __device__ inline Run one_token(float eta, float keep) { return {keep, eta, eta}; }
 
 // First x, then y.
@@ -49,16 +55,15 @@ struct ChunkGates {
 };
 
 // Reads one chunk's gates, threads 0 .. 63. Tokens past the end have theta = 0 and change nothing.
-__device__ inline void load_gates(ChunkGates& c, const CommonParams& p, int sequence, int64_t first,
+__device__ inline void load_gates(ChunkGates& c, const CommonParams& p, int sequence, int chunk,
                                   int thread) {
   if (thread >= kTile) return;
   const Segment& seg = p.segment;
-  const int64_t token = first + thread;
+  const int64_t token = seg.first(chunk) + thread;
   const int64_t at = (sequence / seg.heads * seg.tokens + token) * seg.heads + sequence % seg.heads;
-  const bool valid = token < seg.tokens;
+  const bool valid = thread < seg.count(chunk);
   c.theta[thread] = valid ? p.gates.theta[at] : 0;
-  c.eta_keep[thread] =
-      valid ? make_float2(p.gates.eta[at], 1 - p.gates.alpha[at]) : make_float2(1, 1);
+  c.eta_keep[thread] = valid ? eta_keep(p.gates, at) : make_float2(1, 1);
 }
 
 // Fills G, B and A; warp w of four writes rows 16 w .. +15 and needs no other warp. With the run

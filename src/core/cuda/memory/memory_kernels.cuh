@@ -1,9 +1,10 @@
 // Launch parameters of the memory-scan kernels and who calls whom. Internal to this folder.
 //
-// The sequence is cut into segments of chunks; a "block" is one chunk of one head of one batch
-// entry, numbered (batch * heads + head) * chunks_in_segment + chunk. Work that depends on the
-// chunk before is in the two scan kernels, whose clusters of CTAs share out the hidden units;
-// all else runs in parallel over blocks.
+// The sequence is cut into segments of chunks; a tile holds a chunk's tokens, zeros below a shorter
+// one's; without momentum or forgetting the gates' pointers are null and eta or alpha zero; a
+// "block" is one chunk of one head of one batch entry, numbered (batch * heads + head) *
+// chunks_in_segment + chunk. Work that depends on the chunk before is in the two scan kernels,
+// whose clusters of CTAs share out the hidden units; all else runs in parallel over blocks.
 #pragma once
 
 #include "src/core/cuda/memory/memory_scan.h"
@@ -21,6 +22,14 @@ struct Segment {
   int64_t first_token = 0;
   int64_t tokens = 0;  // of the whole sequence
   int chunks = 0;      // in this segment
+  int chunk = kTile;   // tokens of a chunk, at most kTile
+
+  // First token of a chunk, and how many tokens it has.
+  __device__ int64_t first(int index) const { return first_token + int64_t{index} * chunk; }
+  __device__ int count(int index) const {
+    const int64_t left = tokens - first(index);
+    return left < chunk ? static_cast<int>(left) : chunk;
+  }
 };
 
 struct Rows {
@@ -29,8 +38,10 @@ struct Rows {
   // Row of a token, for the sequence's head.
   __device__ bf16* at(const Segment& s, int sequence, int64_t token) const {
     const int batch = sequence / s.heads;
-    return data + batch * batch_stride + token * token_stride +
-           (sequence - batch * s.heads) * kTile;
+    return at(batch, sequence - batch * s.heads, token);
+  }
+  __device__ bf16* at(int batch, int head, int64_t token) const {
+    return data + batch * batch_stride + token * token_stride + head * kTile;
   }
 };
 
@@ -44,6 +55,7 @@ struct CommonParams {
   bf16* states;               // [blocks, kStateElements], the state before each chunk
   float epsilon;
   bool residual;
+  bool gelu;
 };
 
 // What the backward kernels hand each other, one record of kKeptTiles tiles a block. "fragment"
@@ -74,15 +86,41 @@ inline constexpr int kDgRow = 448, kDpRow = 960;  // [8][64]: of g and p, by sli
 inline constexpr int kDots = 1472;                // [8][4]: <dW', W>, <dW', S>, <dS', S>
 }  // namespace kept
 
-struct Kept {
+// The same for chunks of sixteen tokens, in narrow tiles (memory_narrow.cuh): [token, hidden] or
+// [token, f] images, or [hidden, token] in register order.
+namespace narrow_kept {
+inline constexpr int kH = 0, kD1 = 1, kX = 2, kDz = 3;  // image, + kPerSlice * slice; dZ of layer 1
+inline constexpr int kSlope = 4, kCurve = 5;            // register order, as above
+inline constexpr int kDh = 6, kDd1 = 7;                 // register order, the reads' part
+inline constexpr int kPerSlice = 8;
+inline constexpr int kD2 = 32, kDz2 = 33;  // image
+inline constexpr int kDd2 = 34, kDk = 35;  // image, the reads' part
+inline constexpr int kDkPart = 36;         // image, + slice
+inline constexpr int kXhat = 40;           // fp32 rows [token, f], two tiles
+inline constexpr int kFloats = 42;         // four tiles
+inline constexpr int kTiles = 46;
+// Offsets in the floats.
+inline constexpr int kInvDeviation = 0;            // [16]
+inline constexpr int kA = 16, kB = 32;             // [16]
+inline constexpr int kDa = 48, kDb = 64;           // [16]
+inline constexpr int kDgain = 80, kDbias = 144;    // [64]
+inline constexpr int kDg = 208;                    // [16][16] dL/dG, the reads' part
+inline constexpr int kDots = 464;                  // [32 warps][4]: <dW', W>, <dW', S>, <dS', S>
+inline constexpr int kDgRow = 592, kDpRow = 1104;  // [32 warps][16], of g and p
+}  // namespace narrow_kept
+
+template <int kTiles, int kElements, int kFloats>
+struct Records {
   bf16* base;
   __device__ bf16* tile(int block, int index) const {
-    return base + (int64_t{block} * kept::kTiles + index) * kTileElements;
+    return base + (int64_t{block} * kTiles + index) * kElements;
   }
   __device__ float* floats(int block, int offset) const {
-    return reinterpret_cast<float*>(tile(block, kept::kFloats)) + offset;
+    return reinterpret_cast<float*>(tile(block, kFloats)) + offset;
   }
 };
+using Kept = Records<kept::kTiles, kTileElements, kept::kFloats>;
+using NarrowKept = Records<narrow_kept::kTiles, kNarrowElements, narrow_kept::kFloats>;
 
 void launch_gate_coefficients(const CommonParams& p, float* coefficients, cudaStream_t stream);
 
@@ -113,7 +151,22 @@ void launch_finish_segment(const CommonParams& p, const Rows& dk, const Rows& dv
                            const MemoryScanGates& dgates, const Kept& kept, float* norm_reads,
                            bool first, cudaStream_t stream);
 
-void launch_finish_norm(const Segment& segment, const float* norm_parts, const float* norm_reads,
-                        float* dgain, float* dbias, cudaStream_t stream);
+// Sums `parts` of the key passes' parts a sequence.
+void launch_finish_norm(const Segment& segment, int parts, const float* norm_parts,
+                        const float* norm_reads, float* dgain, float* dbias, cudaStream_t stream);
+
+// The same for chunks of sixteen tokens. launch_narrow_read_backward also takes the whole adjoint
+// of the reads and the key passes' derivatives, so that only the state's adjoint remains.
+void launch_narrow_states(const CommonParams& p, const MemoryScanCarry& in,
+                          const MemoryScanCarry& out, cudaStream_t stream);
+void launch_narrow_read(const CommonParams& p, const Rows& y, cudaStream_t stream);
+void launch_narrow_read_backward(const CommonParams& p, const Rows& dy, const Rows& dq,
+                                 const NarrowKept& kept, cudaStream_t stream);
+void launch_narrow_adjoint(const CommonParams& p, const MemoryScanCarry& in,
+                           const MemoryScanCarry& out, const Rows& dv, const NarrowKept& kept,
+                           float* norm_parts, bool first, cudaStream_t stream);  // 16 norm_parts
+void launch_narrow_finish(const CommonParams& p, const Rows& dk, const Rows& dv,
+                          const MemoryScanGates& dgates, const NarrowKept& kept, float* norm_reads,
+                          bool first, cudaStream_t stream);
 
 }  // namespace mnemo::memory

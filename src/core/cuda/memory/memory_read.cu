@@ -129,16 +129,19 @@ __device__ void last_layer_backward(const Params& p, SharedStorage& s, int block
 }
 
 // kKeep: stops before y and instead keeps every intermediate and takes dy back to the last layer.
-template <bool kKeep>
+// The activation is a template parameter because ptxas 13.0 lost `masked` after the first slice
+// when the loop held a branch on it.
+template <bool kKeep, bool kGelu>
 __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(1024) char raw[];
   SharedStorage& s = *reinterpret_cast<SharedStorage*>(raw);
   const Segment& seg = p.common.segment;
+  using act = Activation<kGelu>;
   const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
   const int row = 16 * warp + lane / 4, col = 2 * (lane & 3);
   const int block = blockIdx.x, sequence = block / seg.chunks;
-  const int64_t first = seg.first_token + int64_t{block % seg.chunks} * kTile;
-  const int count = static_cast<int>(min(int64_t{kTile}, seg.tokens - first));
+  const int64_t first = seg.first(block % seg.chunks);
+  const int count = seg.count(block % seg.chunks);
 
   if (thread == 0) {
     for (int i = 0; i < kStages; ++i) mbar_init(&s.full[i], 1);
@@ -151,7 +154,7 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
   copy_rows_async(s.d2, p.common.v.at(seg, sequence, first), p.common.v.token_stride, count,
                   thread);
   copy_commit();
-  load_gates(s.gates, p.common, sequence, first, thread);
+  load_gates(s.gates, p.common, sequence, block % seg.chunks, thread);
   if (thread < kTile) {
     s.gain[thread] = p.common.gain[sequence % seg.heads * kTile + thread];
     s.bias[thread] = p.common.bias[sequence % seg.heads * kTile + thread];
@@ -201,8 +204,9 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
     product<1, false, false>(acc, s.k, s.stage[stage][0], false);
     wgmma_commit();
     wgmma_wait<0>();
+    settle(acc);
 #pragma unroll
-    for (int i = 0; i < 32; ++i) acc[i] = silu(acc[i]);
+    for (int i = 0; i < 32; ++i) acc[i] = act::value(acc[i]);
     Frag h;
     to_frag(h, acc);
     wgmma_fence();
@@ -264,6 +268,7 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
     product<1, false, false>(acc2, s.d2, w2, false);
     wgmma_commit();
     wgmma_wait<0>();
+    settle(acc), settle(acc2);
     Frag x, ax, bx;
     if (kKeep) {
       Frag slope;
@@ -272,7 +277,7 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
         float c[2], d[2];
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          d[e] = silu_slope_curve(acc[2 * i + e], c[e]);
+          d[e] = act::slope_and_curve(acc[2 * i + e], c[e]);
           c[e] *= acc2[2 * i + e];
           acc2[2 * i + e] *= d[e];
         }
@@ -283,7 +288,7 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
       store_fragment(p.kept.tile(block, kept::kPerSlice * slice + kept::kCurve), bx);
     } else {
 #pragma unroll
-      for (int i = 0; i < 32; ++i) acc2[i] *= silu_and_slope(acc[i]);
+      for (int i = 0; i < 32; ++i) acc2[i] *= act::value_and_slope(acc[i]);
     }
     to_frag(x, acc);
     store_frag(s.h, x);
@@ -305,16 +310,18 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
       bulk_commit();
     }
     wgmma_wait<0>();
+    settle(acc);
     if (kKeep) {
 #pragma unroll
       for (int i = 0; i < 16; ++i) {
-        const float lo = silu_and_slope(acc[2 * i]), hi = silu_and_slope(acc[2 * i + 1]);
+        const float lo = act::value_and_slope(acc[2 * i]);
+        const float hi = act::value_and_slope(acc[2 * i + 1]);
         bx[i] = pack(lo, hi);
       }
       store_fragment(p.kept.tile(block, kept::kPerSlice * slice + kept::kSlopeQ), bx);
     } else {
 #pragma unroll
-      for (int i = 0; i < 32; ++i) acc[i] = silu(acc[i]);
+      for (int i = 0; i < 32; ++i) acc[i] = act::value(acc[i]);
     }
     to_frag(x, acc);
     if (kKeep) store_fragment(p.kept.tile(block, kept::kPerSlice * slice + kept::kX), x);
@@ -366,13 +373,23 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
   }
 }
 
-template <bool kKeep>
+template <bool kKeep, bool kGelu>
 void launch(const Params& p, cudaStream_t stream) {
   constexpr int kBytes = sizeof(SharedStorage);
   static_assert(2 * (kBytes + 1024) <= 228 * 1024);
-  cudaFuncSetAttribute(read_kernel<kKeep>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  cudaFuncSetAttribute(read_kernel<kKeep, kGelu>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                       kBytes);
   const Segment& seg = p.common.segment;
-  read_kernel<kKeep><<<seg.sequences * seg.chunks, 128, kBytes, stream>>>(p);
+  read_kernel<kKeep, kGelu><<<seg.sequences * seg.chunks, 128, kBytes, stream>>>(p);
+}
+
+template <bool kKeep>
+void launch(const Params& p, cudaStream_t stream) {
+  if (p.common.gelu) {
+    launch<kKeep, true>(p, stream);
+  } else {
+    launch<kKeep, false>(p, stream);
+  }
 }
 
 }  // namespace

@@ -68,8 +68,8 @@ __global__ void __launch_bounds__(128, 2) read_backward_kernel(const __grid_cons
   const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
   const int row = 16 * warp + lane / 4, col = 2 * (lane & 3);
   const int block = blockIdx.x, sequence = block / seg.chunks;
-  const int64_t first = seg.first_token + int64_t{block % seg.chunks} * kTile;
-  const int count = static_cast<int>(min(int64_t{kTile}, seg.tokens - first));
+  const int64_t first = seg.first(block % seg.chunks);
+  const int count = seg.count(block % seg.chunks);
 
   if (thread == 0) {
     mbar_init(&s.weights_bar, 1);
@@ -179,7 +179,7 @@ __global__ void __launch_bounds__(128, 2) read_backward_kernel(const __grid_cons
                   thread);
   copy_rows_async(s.h, p.dy.at(seg, sequence, first), p.dy.token_stride, count, thread);
   copy_commit();
-  load_gates(s.gates, p.common, sequence, first, thread);
+  load_gates(s.gates, p.common, sequence, block % seg.chunks, thread);
   __syncthreads();
   fill_g(s.gates, warp);
   copy_wait<0>();

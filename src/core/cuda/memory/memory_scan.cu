@@ -14,14 +14,20 @@ constexpr int64_t kCarryElements = 4 * kWeightElements;
 // Blocks per segment: enough for the parallel kernels to fill the GPU several times over. The scans
 // of 64 sequences fill it too; fewer gain from short segments, whose stages then run side by side.
 constexpr int64_t kSegmentBlocks = 2048, kSegmentBlocksFewSequences = 1024, kFewSequences = 64;
+// Chunks of sixteen tokens have a quarter of the work.
+constexpr int64_t kNarrowFactor = 2;
 // Segments whose states, and whose records for backward, are in flight at a time.
 constexpr int kForwardSlots = 2, kStateSlots = 3, kKeptSlots = 2;
+
+// Chunks of sixteen tokens have kernels of their own; others fill tiles of 64 rows.
+bool narrow(const MemoryScanShape& s) { return s.chunk == 16; }
 
 int64_t chunk_count(const MemoryScanShape& s) { return (s.tokens + s.chunk - 1) / s.chunk; }
 
 int64_t segment_chunks(const MemoryScanShape& s) {
   const int64_t sequences = s.batch * s.heads;
-  const int64_t blocks = sequences < kFewSequences ? kSegmentBlocksFewSequences : kSegmentBlocks;
+  const int64_t blocks = (sequences < kFewSequences ? kSegmentBlocksFewSequences : kSegmentBlocks) *
+                         (narrow(s) ? kNarrowFactor : 1);
   const int64_t most = std::max<int64_t>(1, blocks / sequences);
   const int64_t segments = (chunk_count(s) + most - 1) / most;
   return (chunk_count(s) + segments - 1) / segments;
@@ -102,8 +108,12 @@ Rows to_rows(const MemoryScanRows& r) {
 
 Segment segment_at(const MemoryScanShape& s, int64_t index) {
   const int64_t first = index * segment_chunks(s);
-  return {static_cast<int>(s.heads), static_cast<int>(s.batch * s.heads), first * s.chunk, s.tokens,
-          static_cast<int>(std::min(segment_chunks(s), chunk_count(s) - first))};
+  return {static_cast<int>(s.heads),
+          static_cast<int>(s.batch * s.heads),
+          first * s.chunk,
+          s.tokens,
+          static_cast<int>(std::min(segment_chunks(s), chunk_count(s) - first)),
+          s.chunk};
 }
 
 const char* last_error() {
@@ -116,9 +126,23 @@ const char* copy_carry(const MemoryScanCarry& to, const MemoryScanCarry& from, i
   const size_t bytes = sequences * kWeightElements * sizeof(float);
   cudaMemcpyAsync(to.w1, from.w1, bytes, cudaMemcpyDeviceToDevice, stream);
   cudaMemcpyAsync(to.w2, from.w2, bytes, cudaMemcpyDeviceToDevice, stream);
-  cudaMemcpyAsync(to.s1, from.s1, bytes, cudaMemcpyDeviceToDevice, stream);
-  cudaMemcpyAsync(to.s2, from.s2, bytes, cudaMemcpyDeviceToDevice, stream);
+  if (from.s1 == nullptr) {
+    cudaMemsetAsync(to.s1, 0, bytes, stream);
+    cudaMemsetAsync(to.s2, 0, bytes, stream);
+  } else {
+    cudaMemcpyAsync(to.s1, from.s1, bytes, cudaMemcpyDeviceToDevice, stream);
+    cudaMemcpyAsync(to.s2, from.s2, bytes, cudaMemcpyDeviceToDevice, stream);
+  }
   return last_error();
+}
+
+void scan_states(const MemoryScanShape& shape, const CommonParams& p, const MemoryScanCarry& in,
+                 const MemoryScanCarry& out, cudaStream_t stream) {
+  if (narrow(shape)) {
+    launch_narrow_states(p, in, out, stream);
+  } else {
+    launch_scan_states(p, in, out, stream);
+  }
 }
 
 const char* forward(const MemoryScanForwardArgs& args, cudaStream_t stream) {
@@ -146,13 +170,17 @@ const char* forward(const MemoryScanForwardArgs& args, cudaStream_t stream) {
     const CommonParams p{segment_at(shape, i), to_rows(args.q),      to_rows(args.k),
                          to_rows(args.v),      args.gates,           args.norm_gain,
                          args.norm_bias,       b.coefficients[slot], b.states[slot],
-                         shape.epsilon,        shape.residual};
+                         shape.epsilon,        shape.residual,       shape.gelu};
     read.await(i - kForwardSlots, stream);
     launch_gate_coefficients(p, b.coefficients[slot], stream);
-    launch_scan_states(p, carry_before(i), carry_before(i + 1), stream);
+    scan_states(shape, p, carry_before(i), carry_before(i + 1), stream);
     scanned.make(i, stream);
     scanned.await(i, side);
-    launch_read(p, to_rows(args.y), side);
+    if (narrow(shape)) {
+      launch_narrow_read(p, to_rows(args.y), side);
+    } else {
+      launch_read(p, to_rows(args.y), side);
+    }
     read.make(i, side);
     if (const char* e = last_error()) return e;
   }
@@ -178,8 +206,9 @@ BackwardBuffers plan_backward(const MemoryScanShape& s, void* workspace) {
     b.coefficients[i] = a.take<float>(blocks * kCoefficients);
     b.states[i] = a.take<bf16>(blocks * kStateElements);
   }
-  for (int i = 0; i < kKeptSlots; ++i)
-    b.kept[i] = a.take<bf16>(blocks * kept::kTiles * kTileElements);
+  const int64_t record =
+      narrow(s) ? narrow_kept::kTiles * kNarrowElements : kept::kTiles * kTileElements;
+  for (int i = 0; i < kKeptSlots; ++i) b.kept[i] = a.take<bf16>(blocks * record);
   b.carries = a.take<float>(3 * sequences * kCarryElements);
   b.norm_parts = a.take<float>(sequences * kTile * 2 * kTile);
   b.norm_reads = a.take<float>(sequences * 2 * kTile);
@@ -208,34 +237,44 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
     return CommonParams{segment_at(shape, i), to_rows(args.q),      to_rows(args.k),
                         to_rows(args.v),      args.gates,           args.norm_gain,
                         args.norm_bias,       b.coefficients[slot], b.states[slot],
-                        shape.epsilon,        shape.residual};
+                        shape.epsilon,        shape.residual,       shape.gelu};
   };
   const auto scan = [&](int64_t i) {
     const CommonParams p = params(i);
     float* checkpoint = const_cast<float*>(args.checkpoints) + i * sequences * kCarryElements;
     done.await(i + kStateSlots, scan_stream);
     launch_gate_coefficients(p, b.coefficients[i % kStateSlots], scan_stream);
-    launch_scan_states(p, carry_at(checkpoint, sequences), carry(2), scan_stream);
+    scan_states(shape, p, carry_at(checkpoint, sequences), carry(2), scan_stream);
     scanned.make(i, scan_stream);
   };
   const auto read_back = [&](int64_t i) {
     const CommonParams p = params(i);
-    const Kept kept{b.kept[i % kKeptSlots]};
+    bf16* record = b.kept[i % kKeptSlots];
     scanned.await(i, read_stream);
     done.await(i + kKeptSlots, read_stream);
-    launch_read_keeping(p, dy, kept, read_stream);
-    launch_read_backward(p, dy, to_rows(args.dq), kept, read_stream);
+    if (narrow(shape)) {
+      launch_narrow_read_backward(p, dy, to_rows(args.dq), {record}, read_stream);
+    } else {
+      launch_read_keeping(p, dy, {record}, read_stream);
+      launch_read_backward(p, dy, to_rows(args.dq), {record}, read_stream);
+    }
     read.make(i, read_stream);
   };
   const auto adjoint = [&](int64_t i) {
     const CommonParams p = params(i);
-    const Kept kept{b.kept[i % kKeptSlots]};
+    bf16* record = b.kept[i % kKeptSlots];
     const bool first = i + 1 == segments;
+    const MemoryScanCarry from = first ? args.dcarry_out : carry((i + 1) % 2);
+    const MemoryScanCarry to = i == 0 ? args.dcarry_in : carry(i % 2);
+    const Rows dk = to_rows(args.dk);
     read.await(i, stream);
-    launch_scan_adjoint(p, first ? args.dcarry_out : carry((i + 1) % 2),
-                        i == 0 ? args.dcarry_in : carry(i % 2), dv, kept, b.norm_parts, first,
-                        stream);
-    launch_finish_segment(p, to_rows(args.dk), dv, args.dgates, kept, b.norm_reads, first, stream);
+    if (narrow(shape)) {
+      launch_narrow_adjoint(p, from, to, dv, {record}, b.norm_parts, first, stream);
+      launch_narrow_finish(p, dk, dv, args.dgates, {record}, b.norm_reads, first, stream);
+    } else {
+      launch_scan_adjoint(p, from, to, dv, {record}, b.norm_parts, first, stream);
+      launch_finish_segment(p, dk, dv, args.dgates, {record}, b.norm_reads, first, stream);
+    }
     done.make(i, stream);
   };
   for (int64_t i = segments - 1; i >= -2; --i) {  // in the order in which one stream would need it
@@ -244,8 +283,8 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
     if (i + 2 < segments) adjoint(i + 2);
     if (const char* e = last_error()) return e;
   }
-  launch_finish_norm(segment_at(shape, 0), b.norm_parts, b.norm_reads, args.dnorm_gain,
-                     args.dnorm_bias, stream);
+  launch_finish_norm(segment_at(shape, 0), narrow(shape) ? kNarrow : kTile, b.norm_parts,
+                     b.norm_reads, args.dnorm_gain, args.dnorm_bias, stream);
   return last_error();
 }
 
@@ -253,8 +292,9 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
 }  // namespace memory
 
 bool MemoryScanSupports(const MemoryScanShape& s) {
-  return s.head_dim == 64 && s.hidden == 256 && s.depth == 2 && s.chunk == 64 && s.norm &&
-         s.batch > 0 && s.heads > 0 && s.tokens > 0;
+  return s.head_dim == 64 && s.hidden == 256 && s.depth == 2 && s.norm &&
+         (s.chunk == 16 || s.chunk == 32 || s.chunk == 64) && s.batch > 0 && s.heads > 0 &&
+         s.tokens > 0;
 }
 
 size_t MemoryScanForwardWorkspace(const MemoryScanShape& shape) {

@@ -34,6 +34,7 @@ struct MemoryScanShape {
   int chunk = 64;
   bool norm = true;      // layer norm at the network's end
   bool residual = true;  // x + ...
+  bool gelu = false;     // tanh form, instead of SiLU
   float epsilon = 1e-6f;
 };
 
@@ -45,7 +46,8 @@ struct MemoryScanRows {
   int64_t token_stride = 0;
 };
 
-// fp32, dense: w1, s1 [batch, heads, hidden, head_dim]; w2, s2 [batch, heads, head_dim, hidden].
+// s1 and s2 null: without momentum (zero coming in, not written going out). fp32, dense: w1, s1
+// [batch, heads, hidden, head_dim]; w2, s2 [batch, heads, head_dim, hidden].
 struct MemoryScanCarry {
   float* w1 = nullptr;
   float* w2 = nullptr;
@@ -53,7 +55,8 @@ struct MemoryScanCarry {
   float* s2 = nullptr;
 };
 
-// fp32, dense [batch, tokens, heads].
+// fp32, dense [batch, tokens, heads]. Without momentum eta is null and taken as 0, without
+// forgetting alpha; their gradients are then null too.
 struct MemoryScanGates {
   float* theta = nullptr;
   float* eta = nullptr;

@@ -6,8 +6,8 @@
 // In = D2 above); they meet where dU goes up into dD2 and dO comes down into dH. Only dD2 [token,
 // f] crosses the cluster: the partial sums of sixteen tokens go to the CTA that owns them, which
 // takes them through the layer norm's second derivative and sends dO back to all.
-#include "src/core/cuda/memory/memory_kernels.cuh"
 #include "src/core/cuda/memory/memory_rows.cuh"
+#include "src/core/cuda/memory/memory_slice.cuh"
 
 namespace mnemo::memory {
 namespace {
@@ -50,14 +50,6 @@ struct Params {
   bool first;
 };
 
-// Element i of a thread in the caller's [hidden, f] or [f, hidden] weights.
-__device__ int element_offset(int i, int slice, bool second) {
-  const int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
-  const int hid = slice * kTile + 16 * warp + lane / 4 + 8 * ((i >> 1) & 1);
-  const int f = 8 * (i >> 2) + 2 * (lane & 3) + (i & 1);
-  return second ? f * (kSlices * kTile) + hid : hid * kTile + f;
-}
-
 __device__ float token_sum(float x) {  // over the sixteen lanes of one token
 #pragma unroll
   for (int mask = 1; mask < 16; mask *= 2) x += __shfl_xor_sync(0xffffffffu, x, mask);
@@ -92,10 +84,11 @@ __device__ void prefetch(const Params& p, SharedStorage& s, int sequence, int ra
     bulk_prefetch(p.kept.tile(block, kept::kDd2), 3 * kTileBytes);  // and xhat
   }
   const int row = thread >> 3, col = 8 * (thread & 7);
-  const bf16* from = keys + int64_t{chunk} * kTile * p.common.k.token_stride;
+  const int tokens = seg.chunk;
+  const bf16* from = keys + int64_t{chunk} * tokens * p.common.k.token_stride;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const bool valid = chunk * kTile + row + 32 * i <= last_row;
+    const bool valid = row + 32 * i < tokens && chunk * tokens + row + 32 * i <= last_row;
     copy_async(smem_address(stage.k) + swizzle_offset(row, col) + 32 * 128 * i,
                valid ? from + 32 * i * p.common.k.token_stride : keys, valid);
   }
@@ -113,7 +106,8 @@ struct OwnToken {
   uint2 v, dd2;
 };
 
-__device__ OwnToken load_own(const Params& p, int sequence, int block, int64_t token, int row) {
+__device__ OwnToken load_own(const Params& p, int sequence, int block, int64_t token, int row,
+                             bool valid) {
   const Segment& seg = p.common.segment;
   const int f = 4 * (threadIdx.x & 15);
   OwnToken o;
@@ -122,9 +116,8 @@ __device__ OwnToken load_own(const Params& p, int sequence, int block, int64_t t
   o.r = p.kept.floats(block, kept::kInvDeviation)[row];
   o.dd2 = *reinterpret_cast<const uint2*>(
       reinterpret_cast<const char*>(p.kept.tile(block, kept::kDd2)) + swizzle_offset(row, f));
-  o.v = token < seg.tokens
-            ? *reinterpret_cast<const uint2*>(p.common.v.at(seg, sequence, token) + f)
-            : make_uint2(0, 0);
+  o.v = valid ? *reinterpret_cast<const uint2*>(p.common.v.at(seg, sequence, token) + f)
+              : make_uint2(0, 0);
   return o;
 }
 
@@ -200,19 +193,11 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
   const int layer = warp >> 2;
   const int rank = static_cast<int>(cluster_rank());
   const int sequence = blockIdx.x / kRanks;
-  const int64_t carry = int64_t{sequence} * kSlices * kTileElements;
   const int row = 16 * (warp & 3) + lane / 4, col = 2 * (lane & 3);
 
   Acc dw, ds;
-  {
-    const float* from_w = (layer ? p.in.w2 : p.in.w1) + carry;
-    const float* from_s = (layer ? p.in.s2 : p.in.s1) + carry;
-#pragma unroll
-    for (int i = 0; i < 32; ++i) {
-      dw[i] = from_w[element_offset(i, rank, layer)];
-      ds[i] = from_s[element_offset(i, rank, layer)];
-    }
-  }
+  load_slice(dw, layer ? p.in.w2 : p.in.w1, sequence, rank, layer);
+  load_slice(ds, layer ? p.in.s2 : p.in.s1, sequence, rank, layer);
   const auto store_adjoint = [&] {
     Frag frag;
     to_frag(frag, dw), store_frag(s.adjoint[layer][0], frag);
@@ -231,7 +216,7 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
       p.common.k.at(seg, sequence, min(seg.first_token + (thread >> 3), seg.tokens - 1)) +
       8 * (thread & 7);
   const int last_row =
-      static_cast<int>(min(seg.tokens - 1 - seg.first_token, int64_t{seg.chunks} * kTile));
+      static_cast<int>(min(seg.tokens - 1 - seg.first_token, int64_t{seg.chunks} * seg.chunk - 1));
   prefetch(p, s, sequence, rank, 0, keys, last_row);
   if (thread < kTile) {
     s.gain[thread] = p.common.gain[sequence % seg.heads * kTile + thread];
@@ -253,7 +238,8 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     const int block = sequence * seg.chunks + chunk;
     Stage& stage = s.stage[parity];
     const float* g = s.coefficients[parity];
-    const int64_t first = seg.first_token + int64_t{chunk} * kTile;
+    const int64_t first = seg.first(chunk);
+    const bool own_valid = own_row < seg.count(chunk);
     const auto slice_tile = [&](int index) {
       return p.kept.tile(block, kept::kPerSlice * rank + index);
     };
@@ -345,7 +331,7 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
       load_fragment(dwr, p.kept.tile(block, kept::kDweights + 4 * rank + layer));
       load_fragment(dsr, p.kept.tile(block, kept::kDweights + 4 * rank + 2 + layer));
     }
-    const OwnToken own = load_own(p, sequence, block, first + own_row, own_row);
+    const OwnToken own = load_own(p, sequence, block, first + own_row, own_row, own_valid);
     __syncthreads();
     if (layer == 0) {  // dU W2^T on top, then to the tokens' owners
 #pragma unroll
@@ -417,7 +403,7 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
       }
       __syncwarp();
       if (lane == 0) mbar_arrive(&s.do_bar);
-      if (first + own_row < seg.tokens) {
+      if (own_valid) {
         *reinterpret_cast<uint2*>(p.dv.at(seg, sequence, first + own_row) + 4 * (lane & 15)) =
             make_uint2(pack(-derr[0], -derr[1]), pack(-derr[2], -derr[3]));
       }
@@ -455,15 +441,8 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     fence_async();
     __syncthreads();
   }
-  int out_slice = rank;
-  asm volatile("" : "+r"(out_slice));  // or these addresses are kept through the loop
-  float* to_w = (layer ? p.out.w2 : p.out.w1) + carry;
-  float* to_s = (layer ? p.out.s2 : p.out.s1) + carry;
-#pragma unroll
-  for (int i = 0; i < 32; ++i) {
-    to_w[element_offset(i, out_slice, layer)] = dw[i];
-    to_s[element_offset(i, out_slice, layer)] = ds[i];
-  }
+  store_slice(dw, layer ? p.out.w2 : p.out.w1, sequence, rank, layer);
+  store_slice(ds, layer ? p.out.s2 : p.out.s1, sequence, rank, layer);
   float* parts = p.norm_parts + ((int64_t{sequence} * kRanks + rank) * kOwned + local) * 2 * kTile +
                  4 * (lane & 15);
 #pragma unroll

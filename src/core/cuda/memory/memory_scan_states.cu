@@ -5,7 +5,7 @@
 // layer in fp32 in registers and passes half of the chunk's keys through the slice. The bf16
 // operand copies are in shared memory. Only the network's output crosses the cluster: each CTA
 // adds the two partial outputs of its 32 tokens, forms their deltas and sends them to the other.
-#include "src/core/cuda/memory/memory_kernels.cuh"
+#include "src/core/cuda/memory/memory_slice.cuh"
 
 namespace mnemo::memory {
 namespace {
@@ -37,24 +37,6 @@ struct Params {
 };
 
 using Part = float[16];  // 64 x 32
-
-// Offset of a thread's element i in [hidden, f] weights, or in second-layer ones [f, hidden].
-__device__ int element_offset(int i, int slice, bool second) {
-  const int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
-  const int hid = slice * kTile + 16 * warp + lane / 4 + 8 * ((i >> 1) & 1);
-  const int f = 8 * (i >> 2) + 2 * (lane & 3) + (i & 1);
-  return second ? f * (kSlices * kTile) + hid : hid * kTile + f;
-}
-
-__device__ void load_slice(Acc& x, const float* from, int slice, bool second) {
-#pragma unroll
-  for (int i = 0; i < 32; ++i) x[i] = from[element_offset(i, slice, second)];
-}
-
-__device__ void store_slice(const Acc& x, float* to, int slice, bool second) {
-#pragma unroll
-  for (int i = 0; i < 32; ++i) to[element_offset(i, slice, second)] = x[i];
-}
 
 __device__ void store_half(void* tile, const Part& x, int column) {
   uint32_t frag[8];
@@ -161,7 +143,8 @@ struct Prefetcher {
     const int64_t token = min(seg.first_token + row, seg.tokens - 1);
     k = p.common.k.at(seg, sequence, token) + col;
     v = p.common.v.at(seg, sequence, token) + col;
-    last_row = static_cast<int>(min(seg.tokens - 1 - seg.first_token, int64_t{seg.chunks} * kTile));
+    last_row = static_cast<int>(
+        min(seg.tokens - 1 - seg.first_token, int64_t{seg.chunks} * seg.chunk - 1));
   }
 
   // Keys, own values and coefficients of a chunk.
@@ -169,8 +152,9 @@ struct Prefetcher {
                         int chunk) const {
     const int row = threadIdx.x >> 3, slot = chunk & 1;
     const int at = swizzle_offset(row, 8 * (threadIdx.x & 7));
-    const bool valid = chunk * kTile + row <= last_row;
-    const int64_t rows = valid ? int64_t{chunk} * kTile : 0;
+    const int tokens = p.common.segment.chunk;
+    const bool valid = row < tokens && chunk * tokens + row <= last_row;
+    const int64_t rows = valid ? int64_t{chunk} * tokens : 0;
     copy_async(smem_address(s.k[slot]) + at, k + rows * p.common.k.token_stride, valid);
     if (row / kOwned == rank) {
       copy_async(smem_address(s.v[slot]) + at - rank * kOwned * 128,
@@ -196,12 +180,11 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
   const int group = warp >> 2, slice = group >> 1, layer = group & 1;
   const int rank = static_cast<int>(cluster_rank());
   const int sequence = blockIdx.x / kRanks;
-  const int64_t carry = int64_t{sequence} * kSlices * kTileElements;
   const int hidden_slice = 2 * rank + slice;
 
   Acc w, m;  // weights and momentum of this layer and slice
-  load_slice(w, (layer ? p.in.w2 : p.in.w1) + carry, hidden_slice, layer);
-  load_slice(m, (layer ? p.in.s2 : p.in.s1) + carry, hidden_slice, layer);
+  load_slice(w, layer ? p.in.w2 : p.in.w1, sequence, hidden_slice, layer);
+  load_slice(m, layer ? p.in.s2 : p.in.s1, sequence, hidden_slice, layer);
   const auto store_state = [&] {
     Frag frag;
     to_frag(frag, w), store_frag(s.state[slice][layer], frag);
@@ -255,11 +238,14 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     if (chunk + 1 < seg.chunks) prefetcher.start(p, s, sequence, rank, chunk + 1);
     wgmma_wait<0>();
     uint32_t slope[8];
+    settle(acc);
+    with_activation(p.common.gelu, [&](auto act) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const float lo = silu_and_slope(acc[2 * i]), hi = silu_and_slope(acc[2 * i + 1]);
-      slope[i] = pack(lo, hi);
-    }
+      for (int i = 0; i < 8; ++i) {
+        const float lo = act.value_and_slope(acc[2 * i]), hi = act.value_and_slope(acc[2 * i + 1]);
+        slope[i] = pack(lo, hi);
+      }
+    });
     store_half(s.h[slice], acc, 32 * layer);
     fence_async();
     __syncthreads();
@@ -336,11 +322,8 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     fence_async();
     __syncthreads();
   }
-  // Opaque, or the compiler computes these addresses before the loop and keeps them through it.
-  int out_slice = hidden_slice;
-  asm volatile("" : "+r"(out_slice));
-  store_slice(w, (layer ? p.out.w2 : p.out.w1) + carry, out_slice, layer);
-  store_slice(m, (layer ? p.out.s2 : p.out.s1) + carry, out_slice, layer);
+  store_slice(w, layer ? p.out.w2 : p.out.w1, sequence, hidden_slice, layer);
+  store_slice(m, layer ? p.out.s2 : p.out.s1, sequence, hidden_slice, layer);
   if (thread == 0) bulk_wait();
   cluster_sync();  // nobody leaves while its shared memory may still be written
 }

@@ -13,6 +13,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <type_traits>
 
 namespace mnemo::memory {
 
@@ -21,7 +22,10 @@ using bf16 = __nv_bfloat16;
 inline constexpr int kTile = 64;                      // rows and columns
 inline constexpr int kTileElements = kTile * kTile;   // bf16
 inline constexpr int kTileBytes = kTileElements * 2;  // 8 KiB
-inline constexpr int kSlices = 4;                     // hidden 256 = 4 slices of 64
+inline constexpr int kNarrow = 16;                    // rows of a narrow tile (memory_narrow.cuh)
+inline constexpr int kNarrowElements = kNarrow * kTile;
+inline constexpr int kNarrowBytes = kNarrowElements * 2;  // 2 KiB
+inline constexpr int kSlices = 4;                         // hidden 256 = 4 slices of 64
 // One state: per slice the tiles W1 [hid, f], W2^T [hid, f], S1, S2^T, swizzled as above.
 inline constexpr int kStateTiles = 4 * kSlices;
 inline constexpr int64_t kStateElements = int64_t{kStateTiles} * kTileElements;
@@ -68,6 +72,14 @@ __device__ inline void wgmma_commit() {
 template <int kPending>
 __device__ inline void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// After a wait, before anything but a matrix product uses the sums: the compiler does not know that
+// the wait is what completes them, and may take arithmetic on them ahead of it.
+template <int n>
+__device__ inline void settle(float (&x)[n]) {
+#pragma unroll
+  for (int i = 0; i < n; ++i) asm volatile("" : "+f"(x[i])::"memory");
 }
 
 #define MNEMO_ACC_OPERANDS(d)                                                                     \
@@ -322,9 +334,10 @@ __device__ inline void bulk_store(void* to, const void* from, uint32_t bytes) {
                : "memory");
 }
 __device__ inline void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-// Until the source of all earlier stores of this thread may be overwritten.
+// Until the source of this thread's earlier stores may be overwritten, the last kPending aside.
+template <int kPending = 0>
 __device__ inline void bulk_wait_read() {
-  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
 }
 __device__ inline void bulk_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
@@ -358,32 +371,72 @@ __device__ inline void mbar_arrive(uint64_t* bar) {
 
 // ---- Elementwise --------------------------------------------------------------------------
 
-// silu(z) = w + w tanh(w) with w = z / 2. tanh.approx has a relative error of 2^-11, a quarter
-// of a bf16 rounding.
-__device__ inline float half_tanh(float w) {
+// act(z) = w + w tanh(u) with w = z / 2: SiLU with u = w, GELU (tanh form) with
+// u = sqrt(2 / pi) (z + 0.044715 z^3). tanh.approx has a relative error of 2^-11, a quarter of a
+// bf16 rounding.
+__device__ inline float approximate_tanh(float u) {
   float t;
-  asm("tanh.approx.f32 %0, %1;" : "=f"(t) : "f"(w));
+  asm("tanh.approx.f32 %0, %1;" : "=f"(t) : "f"(u));
   return t;
 }
 
-__device__ inline float silu(float z) {
-  const float w = 0.5f * z;
-  return fmaf(w, half_tanh(w), w);
-}
+struct Silu {
+  __device__ static float value(float z) {
+    const float w = 0.5f * z;
+    return fmaf(w, approximate_tanh(w), w);
+  }
+  // Replaces z by act(z) and returns the derivative, 1/2 + (t + w (1 - t^2)) / 2.
+  __device__ static float value_and_slope(float& z) {
+    const float w = 0.5f * z, t = approximate_tanh(w);
+    z = fmaf(w, t, w);
+    return fmaf(0.5f, fmaf(w, fmaf(-t, t, 1.0f), t), 0.5f);
+  }
+  // The same with the second derivative.
+  __device__ static float slope_and_curve(float& z, float& curve) {
+    const float w = 0.5f * z, t = approximate_tanh(w), u = fmaf(-t, t, 1.0f);
+    z = fmaf(w, t, w);
+    curve = 0.5f * u * fmaf(-w, t, 1.0f);
+    return fmaf(0.5f, fmaf(w, u, t), 0.5f);
+  }
+};
 
-// The same with the first and second derivative.
-__device__ inline float silu_slope_curve(float& z, float& curve) {
-  const float w = 0.5f * z, t = half_tanh(w), u = fmaf(-t, t, 1.0f);
-  z = fmaf(w, t, w);
-  curve = 0.5f * u * fmaf(-w, t, 1.0f);
-  return fmaf(0.5f, fmaf(w, u, t), 0.5f);
-}
+struct Gelu {
+  static constexpr float kLinear = 0.7978845608f, kCubic = 0.044715f * kLinear;
 
-// Replaces z by silu(z) and returns the derivative, 1/2 + (t + w (1 - t^2)) / 2.
-__device__ inline float silu_and_slope(float& z) {
-  const float w = 0.5f * z, t = half_tanh(w);
-  z = fmaf(w, t, w);
-  return fmaf(0.5f, fmaf(w, fmaf(-t, t, 1.0f), t), 0.5f);
+  __device__ static float value(float z) {
+    const float w = 0.5f * z;
+    return fmaf(w, approximate_tanh(z * fmaf(kCubic * z, z, kLinear)), w);
+  }
+  // (1 + t) / 2 + w (1 - t^2) u'
+  __device__ static float value_and_slope(float& z) {
+    const float w = 0.5f * z, bend = kCubic * z * z;
+    const float t = approximate_tanh(z * (kLinear + bend));
+    const float step = fmaf(-t, t, 1.0f) * fmaf(3.0f, bend, kLinear);
+    z = fmaf(w, t, w);
+    return fmaf(w, step, fmaf(0.5f, t, 0.5f));
+  }
+  // (1 - t^2) (u' + w (u'' - 2 t u'^2))
+  __device__ static float slope_and_curve(float& z, float& curve) {
+    const float w = 0.5f * z, bend = kCubic * z * z;
+    const float t = approximate_tanh(z * (kLinear + bend));
+    const float du = fmaf(3.0f, bend, kLinear), u = fmaf(-t, t, 1.0f);
+    curve = u * fmaf(w, -2.0f * t * du * du, fmaf(6.0f, bend, kLinear));
+    z = fmaf(w, t, w);
+    return fmaf(w, u * du, fmaf(0.5f, t, 0.5f));
+  }
+};
+
+template <bool kGelu>
+using Activation = std::conditional_t<kGelu, Gelu, Silu>;
+
+// Calls `loop` with the activation: one uniform branch around a loop over elements.
+template <typename Loop>
+__device__ inline void with_activation(bool gelu, const Loop& loop) {
+  if (gelu) {
+    loop(Gelu{});
+  } else {
+    loop(Silu{});
+  }
 }
 
 }  // namespace mnemo::memory

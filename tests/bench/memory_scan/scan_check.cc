@@ -1,0 +1,264 @@
+// The CUDA memory scan against the float64 reference, case by case.
+#include "tests/bench/memory_scan/scan_check.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <thread>
+
+namespace mnemo::memory_bench {
+namespace {
+
+using memory_reference::Gradients;
+using memory_reference::Mat;
+using memory_reference::Outputs;
+using memory_reference::State;
+
+// Operands of every product are rounded to bf16 (relative 2^-9 at most, a third of it in the
+// mean); some ten roundings in a row stay under this. alpha's gradient is a small difference of
+// large terms, as the norm hardly feels the scale of W2.
+constexpr double kTolerance = 1e-2;
+constexpr double kAlphaTolerance = 2e-2;
+// Over several chunks the roundings of the states add to those of the chunk itself: there the bound
+// is this multiple of what exact arithmetic on rounded operands leaves, if that is more.
+constexpr double kManyChunks = 2;
+
+double Relative(const std::vector<double>& got, const std::vector<double>& want) {
+  double error = 0, norm = 1e-300;
+  for (size_t i = 0; i < got.size(); ++i) {
+    error += (got[i] - want[i]) * (got[i] - want[i]);
+    norm += want[i] * want[i];
+  }
+  return std::isfinite(error) ? std::sqrt(error / norm) : INFINITY;
+}
+
+// Worst row's error over the root-mean-square row.
+double WorstRow(const Mat& got, const Mat& want) {
+  double worst = 0, norm = 1e-300;
+  for (int t = 0; t < got.rows; ++t) {
+    double error = 0;
+    for (int i = 0; i < got.cols; ++i) {
+      error += std::pow(got(t, i) - want(t, i), 2);
+      norm += want(t, i) * want(t, i) / got.rows;
+    }
+    worst = std::max(worst, std::isfinite(error) ? error : INFINITY);
+  }
+  return std::sqrt(worst / norm);
+}
+
+struct Row {
+  const char* name;
+  double error, rounded, tolerance;  // rounded: the error of exact arithmetic on rounded operands
+};
+
+bool Report(const char* title, const std::vector<Row>& rows, bool one_chunk) {
+  bool good = true;
+  std::printf("%s:", title);
+  for (const Row& r : rows) {
+    const double bound = one_chunk ? r.tolerance : std::max(r.tolerance, kManyChunks * r.rounded);
+    const bool within = r.error <= bound;  // false for NaN
+    std::printf(" %s %.1e/%.1e%s", r.name, r.error, r.rounded, within ? "" : "(!)");
+    good = good && within;
+  }
+  std::printf("%s\n", good ? "" : "  FAILED");
+  std::fflush(stdout);
+  return good;
+}
+
+void CompareStates(const char* const (&names)[4], const State& got, const State& rounded,
+                   const State& want, bool momentum, std::vector<Row>& rows) {
+  for (int i = 0; i < (momentum ? 4 : 2); ++i) {
+    const auto part = [i](const State& s) { return (i < 2 ? s.w : s.s)[i % 2].v; };
+    rows.push_back({names[i], Relative(part(got), part(want)), Relative(part(rounded), part(want)),
+                    kTolerance});
+  }
+}
+
+void CompareOutputs(const Case& c, const Outputs& got, const Outputs& rounded, const Outputs& want,
+                    std::vector<Row>& rows) {
+  rows.push_back({"y", Relative(got.y.v, want.y.v), Relative(rounded.y.v, want.y.v), kTolerance});
+  rows.push_back({"y/token", WorstRow(got.y, want.y), WorstRow(rounded.y, want.y), 4 * kTolerance});
+  CompareStates({"W1", "W2", "S1", "S2"}, got.carry, rounded.carry, want.carry, c.momentum, rows);
+}
+
+void CompareGradients(const Case& c, const Gradients& got, const Gradients& rounded,
+                      const Gradients& want, std::vector<Row>& rows) {
+  const auto compare = [&](const char* name, const std::vector<double>& x,
+                           const std::vector<double>& r, const std::vector<double>& y,
+                           double tolerance = kTolerance) {
+    rows.push_back({name, Relative(x, y), Relative(r, y), tolerance});
+  };
+  compare("dq", got.q.v, rounded.q.v, want.q.v);
+  compare("dk", got.k.v, rounded.k.v, want.k.v);
+  compare("dv", got.v.v, rounded.v.v, want.v.v);
+  CompareStates({"dW1", "dW2", "dS1", "dS2"}, got.carry, rounded.carry, want.carry, c.momentum,
+                rows);
+}
+
+struct Expected {
+  Outputs outputs;
+  Gradients gradients;
+};
+
+Expected Compute(const Case& c, const DeviceCase& d, int64_t sequence, bool round_operands) {
+  const MemoryScanShape& s = c.shape;
+  const memory_reference::Rule rule{s.depth,   s.chunk, s.norm,        s.residual,
+                                    s.epsilon, s.gelu,  round_operands};
+  const memory_reference::Inputs in = d.HostInputs(sequence);
+  Expected e;
+  e.outputs = memory_reference::Forward(rule, in);
+  if (c.backward)
+    e.gradients = memory_reference::Backward(rule, in, d.HostDy(sequence), d.HostDcarry(sequence));
+  return e;
+}
+
+// The norm's gradients sum over the batch: `exact` holds every sequence.
+void CompareNorm(const Case& c, const DeviceCase& d, const std::vector<Expected>& exact,
+                 const std::vector<Expected>& rounded, std::vector<Row>& rows) {
+  std::vector<double> got[2], want[2], emulated[2];
+  for (int64_t h = 0; h < c.shape.heads; ++h) {
+    const Gradients g = d.DeviceGradients(h);
+    for (int i = 0; i < 64; ++i) {
+      double sums[4] = {};
+      for (size_t s = h; s < exact.size(); s += c.shape.heads) {
+        sums[0] += exact[s].gradients.gain[i], sums[1] += exact[s].gradients.bias[i];
+        sums[2] += rounded[s].gradients.gain[i], sums[3] += rounded[s].gradients.bias[i];
+      }
+      got[0].push_back(g.gain[i]), got[1].push_back(g.bias[i]);
+      want[0].push_back(sums[0]), want[1].push_back(sums[1]);
+      emulated[0].push_back(sums[2]), emulated[1].push_back(sums[3]);
+    }
+  }
+  const char* names[] = {"dgain", "dbias"};
+  for (int i = 0; i < 2; ++i)
+    rows.push_back(
+        {names[i], Relative(got[i], want[i]), Relative(emulated[i], want[i]), kTolerance});
+}
+
+// Over all sequences together: one sequence's can by chance all but vanish beside its error, as
+// alpha's, a small difference of large terms, does.
+void CompareGates(const Case& c, const std::vector<Gradients>& got,
+                  const std::vector<Expected>& rounded, const std::vector<Expected>& exact,
+                  std::vector<Row>& rows) {
+  const auto compare = [&](const char* name, auto member, double tolerance) {
+    std::vector<double> x, r, y;
+    const auto append = [&](std::vector<double>& to, const Gradients& from) {
+      to.insert(to.end(), (from.*member).begin(), (from.*member).end());
+    };
+    for (size_t i = 0; i < got.size(); ++i) {
+      append(x, got[i]), append(r, rounded[i].gradients), append(y, exact[i].gradients);
+    }
+    rows.push_back({name, Relative(x, y), Relative(r, y), tolerance});
+  };
+  compare("dtheta", &Gradients::theta, kTolerance);
+  if (c.momentum) compare("deta", &Gradients::eta, kTolerance);
+  if (c.forgetting) compare("dalpha", &Gradients::alpha, kAlphaTolerance);
+}
+
+// Two calls, the second into poisoned memory: whether they agree bit by bit.
+bool RunTwice(const Case& c, const char* title, DeviceCase& d) {
+  uint64_t checksums[2];
+  for (uint64_t& sum : checksums) {
+    d.PoisonOutputs();
+    Check(d.Forward(c.stream), "forward");
+    if (c.backward) Check(d.Backward(c.stream), "backward");
+    Check(cudaDeviceSynchronize(), "run");
+    d.Fetch();
+    sum = d.Checksum();
+  }
+  if (checksums[0] == checksums[1]) return true;
+  std::printf("%s: two runs differ  FAILED\n", title);
+  return false;
+}
+
+bool CheckCase(const Case& c, const char* title, int sequences_to_check) {
+  DeviceCase d(c, true);
+  const bool same = RunTwice(c, title, d);
+  const int64_t sequences = c.shape.batch * c.shape.heads;
+  const int n = static_cast<int>(std::min<int64_t>(sequences, sequences_to_check));
+  std::vector<std::vector<Row>> rows(n);
+  std::vector<Expected> exact(n), rounded(n);
+  std::vector<Gradients> got(n);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < n; ++i) {
+    threads.emplace_back([&, i] {
+      const int64_t sequence = (i * (sequences - 1)) / std::max(1, n - 1);
+      exact[i] = Compute(c, d, sequence, false), rounded[i] = Compute(c, d, sequence, true);
+      CompareOutputs(c, d.DeviceOutputs(sequence), rounded[i].outputs, exact[i].outputs, rows[i]);
+      if (!c.backward) return;
+      got[i] = d.DeviceGradients(sequence);
+      CompareGradients(c, got[i], rounded[i].gradients, exact[i].gradients, rows[i]);
+    });
+  }
+  for (std::thread& t : threads) t.join();
+  std::vector<Row> worst = rows[0];
+  for (const auto& r : rows) {
+    for (size_t i = 0; i < r.size(); ++i) {
+      worst[i].error = std::isfinite(r[i].error) ? std::max(worst[i].error, r[i].error) : INFINITY;
+      worst[i].rounded = std::max(worst[i].rounded, r[i].rounded);
+    }
+  }
+  if (c.backward) CompareGates(c, got, rounded, exact, worst);
+  if (c.backward && n == sequences) CompareNorm(c, d, exact, rounded, worst);
+  return Report(title, worst, c.shape.tokens <= c.shape.chunk) && same;
+}
+
+// Every way through the kernels for one chunk length.
+bool CheckChunk(int chunk, bool backward) {
+  bool good = true;
+  const auto check = [&](const char* what, Case c, int sequences) {
+    c.backward = backward;
+    char title[96];
+    std::snprintf(title, sizeof(title), "chunk %d, %s", chunk, what);
+    good = CheckCase(c, title, sequences) && good;
+  };
+  const auto shape = [&](int64_t batch, int64_t tokens, int64_t heads) {
+    return Shape(batch, tokens, heads, chunk);
+  };
+  check("one chunk", {shape(2, chunk, 6), 1}, 12);
+  check("one short chunk", {shape(2, chunk - 5, 3), 6}, 6);
+  check("four chunks", {shape(2, 4 * chunk, 4), 2}, 8);
+  check("last chunk short", {shape(2, 3 * chunk + 9, 4), 3}, 8);
+  Case plain{shape(1, 2 * chunk + 2, 4), 4};
+  plain.shape.residual = false;
+  check("no residual", plain, 4);
+  Case gelu{shape(2, 4 * chunk - 1, 2), 7};
+  gelu.shape.gelu = true;
+  check("GELU", gelu, 4);
+  Case forgetful{shape(1, chunk, 4), 9};  // one chunk: over many this is where the rule explodes
+  forgetful.alpha_max = 0.05f;
+  check("strong forgetting", forgetful, 4);
+  Case off{shape(1, 4 * chunk - 3, 4), 8};
+  off.momentum = false;
+  check("no momentum", off, 4);
+  off.forgetting = false;
+  check("no momentum, no forgetting", off, 4);
+  off.momentum = true;
+  check("no forgetting", off, 4);
+  return good;
+}
+
+// Many sequences and chunks, so that the work falls into several segments.
+bool CheckSegments(int chunk, int64_t tokens, bool backward, const Streams& streams) {
+  Case many{Shape(48, tokens, 4, chunk), 5, backward};
+  bool good = CheckCase(many, "several segments", 6);
+  many.stream = streams.main, many.side_streams[0] = streams.side[0],
+  many.side_streams[1] = streams.side[1];
+  return CheckCase(many, "several segments, side streams", 6) && good;
+}
+
+}  // namespace
+
+bool CheckAll(bool backward, int only_chunk) {
+  bool good = true;
+  const Streams streams;
+  for (const int chunk : {64, 32, 16}) {
+    if (only_chunk != 0 && only_chunk != chunk) continue;
+    good &= CheckChunk(chunk, backward);
+    if (chunk == 64) good &= CheckSegments(chunk, 1700, backward, streams);
+    if (chunk == 16) good &= CheckSegments(chunk, 1100, backward, streams);
+  }
+  return good;
+}
+
+}  // namespace mnemo::memory_bench
