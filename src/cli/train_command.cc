@@ -46,11 +46,13 @@ void PrintSummary(const TrainingRunResult& result) {
   if (!result.losses.held_out.empty()) {
     fmt::print(", held-out {:.4f}", result.losses.held_out.back().loss);
   }
-  fmt::print("\n{} steps in {}{}{}\n", result.steps, FormatDuration(result.seconds),
-             result.stopped ? ", stopped" : "",
-             result.skipped_steps > 0
-                 ? fmt::format(", {} skipped as not finite", result.skipped_steps)
-                 : "");
+  fmt::print(
+      "\n{} steps{} in {}{}{}\n", result.steps,
+      result.first_step > 0 ? fmt::format(", {} of them now,", result.steps - result.first_step)
+                            : "",
+      FormatDuration(result.seconds), result.stopped ? ", stopped" : "",
+      result.skipped_steps > 0 ? fmt::format(", {} skipped as not finite", result.skipped_steps)
+                               : "");
   fmt::print("memory: peak {}, planned {} ({:+.1f} %)\n", PrintBytes(result.peak_bytes),
              PrintBytes(result.planned_bytes), 100 * (share - 1));
   if (!result.checkpoint.empty()) fmt::print("checkpoint in {}\n", result.checkpoint);

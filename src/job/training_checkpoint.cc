@@ -180,8 +180,10 @@ absl::Status RestoreTraining(FileSystem& fs, const std::string& checkpoint, Trai
     pieces.push_back(shard.flat_end - shard.flat_begin);
   }
   const ParameterShard own = SavedShard(trainer);
-  return ranks.replicas().AllGather(parameters.flat().Slice(0, own.flat_begin, own.flat_end),
-                                    parameters.flat(), pieces);
+  const absl::Status gathered = ranks.replicas().AllGather(
+      parameters.flat().Slice(0, own.flat_begin, own.flat_end), parameters.flat(), pieces);
+  if (!gathered.ok()) ranks.Abort(gathered);
+  return gathered;
 }
 
 }  // namespace mnemo

@@ -138,12 +138,11 @@ absl::Status Run::SaveOnTheWay() {
   const absl::Status saved = run_.checkpoints->Save();
   if (saved.ok() || !run_.ranks->status().ok()) return saved;
   if (run_.ranks->first()) {
-    LogError(
-        "STEP {} IS NOT SAVED: {}; training goes on, {}", run_.trainer->step(),
-        std::string(saved.message()),
-        run_.checkpoints->saved_step() > 0
-            ? fmt::format("and the checkpoint of step {} is whole", run_.checkpoints->saved_step())
-            : "without any checkpoint yet");
+    const int64_t step = run_.trainer->step(), before = run_.checkpoints->saved_step();
+    LogError("STEP {} IS NOT SAVED: {}; {}{}", step, std::string(saved.message()),
+             step < run_.data.config.train().steps() ? "training goes on, " : "",
+             before > 0 ? fmt::format("the checkpoint of step {} stays", before)
+                        : "there is no checkpoint yet");
   }
   return absl::OkStatus();
 }

@@ -8,6 +8,8 @@
 
 #include "src/core/log.h"
 #include "src/core/status.h"
+#include "src/job/available_memory.h"
+#include "src/job/service/service_files.h"
 #include "src/job/service/worker_client.h"
 #include "src/job/stop_signals.h"
 #include "src/parallel/mpi/session.h"
@@ -52,6 +54,11 @@ absl::Status WorkerRun::Join() {
   worker.self.set_world_size(size_);
   worker.self.set_build(options_.run.writer);
   worker.self.set_device("CPU");
+  worker.self.set_device_bytes(AvailableMemory().value_or(0));
+  if (rank_ == 0 && !FileSystem::Posix().Exists(CoordinatorFilePath(worker.run_directory))) {
+    LogInfo("waiting for a coordinator of {}; to train without one, name a configuration",
+            worker.run_directory);
+  }
   MNEMO_ASSIGN_OR_RETURN(client_, WorkerClient::Join(std::move(worker)));
   const v1::JoinResponse& joined = client_->joined();
   if (PlanDigest(joined.plan()) != joined.plan_digest()) {
