@@ -4,6 +4,7 @@
 
 #include <cctype>
 #include <cmath>
+#include <map>
 
 #include "src/core/ops.h"
 #include "src/model/sequence_runner.h"
@@ -147,6 +148,45 @@ TEST_P(TensorParallel, DocumentsMayBeginInTheMiddle) {
         transport.size() == 2 ? Rematerialization::kKeepAll : Rematerialization::kSlices;
     const auto ranks = Ranks::Create(transport, meshes.back(), kPatience).value();
     Compare(*ranks, tokens, options, whole);
+  });
+}
+
+// Losses of the slices that this rank holds of a sequence, forward only.
+std::map<int64_t, std::vector<double>> LossesOfSlices(Ranks& ranks, const ModelSpec& spec,
+                                                      const ParameterSet& parameters,
+                                                      TokenSource& source, int64_t slices) {
+  const ScheduleShape shape{slices, ranks.mesh().sp, spec.layers, 1};
+  WavefrontOptions options;
+  options.vocabulary_tile = 4;
+  UnitRunner runner(spec, parameters, source, spec.layers, options, nullptr);
+  const std::unique_ptr<Relay> relay = ranks.MakeRelay(shape);
+  EXPECT_OK(RunForward(shape, ranks.position().sp, *relay, runner));
+  std::map<int64_t, std::vector<double>> losses;
+  for (int64_t s = ranks.position().sp; s < slices; s += shape.ranks) {
+    losses[s] = runner.Losses(0, s).ToDoubles();
+  }
+  EXPECT_OK(relay->Drain());
+  return losses;
+}
+
+// At the same tp, no bit depends on which rank holds a slice.
+TEST_P(TensorParallel, SlicesMayLieOnOneRankOrOnTwo) {
+  const int64_t slices = static_cast<int64_t>(options_.slices.size());
+  if (slices == 1) return;  // full attention
+  const auto tokens = RandomTokens(model_.spec, 1, length());
+  ForEachWorld([&](Transport& transport) {
+    if (transport.size() != 4) return;
+    std::map<int64_t, std::vector<double>> all;
+    for (const Mesh& mesh : {Mesh{2, 1, 2}, Mesh{1, 2, 2}}) {
+      const auto ranks = Ranks::Create(transport, mesh, kPatience).value();
+      const ModelSpec spec = Split(*ranks);
+      const ParameterSet parameters = PartsOf(model_.parameters, spec);
+      FixedSource source(spec, tokens, 1, options_.slices);
+      const auto losses = LossesOfSlices(*ranks, spec, parameters, source, slices);
+      if (mesh.sp == 1) all = losses;
+      ASSERT_EQ(losses.size(), static_cast<size_t>(slices / mesh.sp));
+      for (const auto& [slice, values] : losses) EXPECT_EQ(values, all[slice]) << slice;
+    }
   });
 }
 
