@@ -36,8 +36,6 @@ Progress ProgressOf(const v1::StepMetrics& metrics, int64_t steps) {
 }
 
 void PrintSummary(const TrainingRunResult& result) {
-  const double share = static_cast<double>(result.planned_bytes) /
-                       static_cast<double>(std::max<int64_t>(1, result.peak_bytes));
   fmt::print("{}", LossCurveText(result.losses, TerminalTakesUnicode()));
   if (!result.losses.train.empty()) {
     fmt::print("loss {:.4f} -> {:.4f}", result.losses.train.front().loss,
@@ -53,8 +51,12 @@ void PrintSummary(const TrainingRunResult& result) {
       FormatDuration(result.seconds), result.stopped ? ", stopped" : "",
       result.skipped_steps > 0 ? fmt::format(", {} skipped as not finite", result.skipped_steps)
                                : "");
-  fmt::print("memory: peak {}, planned {} ({:+.1f} %)\n", PrintBytes(result.peak_bytes),
-             PrintBytes(result.planned_bytes), 100 * (share - 1));
+  if (result.peak_bytes > 0) {  // 0: all steps were an earlier run's
+    const double share =
+        static_cast<double>(result.planned_bytes) / static_cast<double>(result.peak_bytes);
+    fmt::print("memory: peak {}, planned {} ({:+.1f} %)\n", PrintBytes(result.peak_bytes),
+               PrintBytes(result.planned_bytes), 100 * (share - 1));
+  }
   if (!result.checkpoint.empty()) fmt::print("checkpoint in {}\n", result.checkpoint);
   fmt::print("model in {}\n", result.model_directory);
 }

@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "src/cli/command.h"
 #include "tests/ckpt/checkpoint_test_util.h"
 #include "tests/ckpt/scratch_directory.h"
+#include "tests/cli/run_mnemo.h"
 
 namespace mnemo {
 namespace {
@@ -16,23 +16,9 @@ using testing::Not;
 
 FileSystem& Fs() { return FileSystem::Posix(); }
 
-struct Outcome {
-  int code = 0;
-  std::string out, error;
-};
-
-Outcome RunCkpt(std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), {"mnemo", "ckpt"});
-  std::vector<const char*> argv;
-  for (const std::string& argument : arguments) argv.push_back(argument.c_str());
-  const AddCommand commands[] = {AddCkptCommand};
-  testing::internal::CaptureStdout();
-  testing::internal::CaptureStderr();
-  Outcome outcome;
-  outcome.code = RunCommandLine(static_cast<int>(argv.size()), argv.data(), commands);
-  outcome.out = testing::internal::GetCapturedStdout();
-  outcome.error = testing::internal::GetCapturedStderr();
-  return outcome;
+Result RunCkpt(std::vector<std::string> words) {
+  words.insert(words.begin(), "ckpt");
+  return RunMnemo(words);
 }
 
 class CkptCommandTest : public testing::Test {
@@ -54,8 +40,8 @@ class CkptCommandTest : public testing::Test {
 
 TEST_F(CkptCommandTest, ListsARunOrADirectory) {
   for (const std::string& path : {run_, checkpoints_}) {
-    const Outcome outcome = RunCkpt({"ls", path});
-    EXPECT_EQ(outcome.code, kExitOk) << outcome.error;
+    const Result outcome = RunCkpt({"ls", path});
+    EXPECT_EQ(outcome.code, kExitOk) << outcome.err;
     EXPECT_THAT(outcome.out, HasSubstr("step-000000000010        whole"));
     EXPECT_THAT(outcome.out, HasSubstr("MB in 2 files\n"));
     EXPECT_THAT(outcome.out, HasSubstr("step-000000000030.tmp    leftover"));
@@ -72,21 +58,21 @@ TEST_F(CkptCommandTest, ListsARunOrADirectory) {
 
 TEST_F(CkptCommandTest, ListsWhatIsDamagedAndWhatIsNotThere) {
   ChangeFile(newest_ + "/manifest.pb", [](std::string& bytes) { bytes[5] ^= 1; });
-  const Outcome outcome = RunCkpt({"ls", run_});
-  EXPECT_EQ(outcome.code, kExitOk) << outcome.error;
+  const Result outcome = RunCkpt({"ls", run_});
+  EXPECT_EQ(outcome.code, kExitOk) << outcome.err;
   EXPECT_THAT(outcome.out, HasSubstr("step-000000000020        damaged   " + newest_ +
                                      "/manifest.pb: is damaged"));
   EXPECT_THAT(RunCkpt({"show", run_}).out, HasSubstr("step-000000000010"));
   ASSERT_TRUE(Fs().MakeDirectories(scratch_ / "empty").ok());
   EXPECT_THAT(RunCkpt({"ls", scratch_ / "empty"}).out, HasSubstr("no checkpoints in "));
-  const Outcome missing = RunCkpt({"ls", scratch_ / "none"});
+  const Result missing = RunCkpt({"ls", scratch_ / "none"});
   EXPECT_EQ(missing.code, kExitError);
-  EXPECT_THAT(missing.error, HasSubstr("none does not exist"));
+  EXPECT_THAT(missing.err, HasSubstr("none does not exist"));
 }
 
 TEST_F(CkptCommandTest, ShowsTheNewestOfARun) {
-  const Outcome outcome = RunCkpt({"show", run_});
-  EXPECT_EQ(outcome.code, kExitOk) << outcome.error;
+  const Result outcome = RunCkpt({"show", run_});
+  EXPECT_EQ(outcome.code, kExitOk) << outcome.err;
   EXPECT_THAT(outcome.out, HasSubstr(newest_ + "\n"));
   EXPECT_THAT(outcome.out, HasSubstr("format version 1, written 20"));
   EXPECT_THAT(outcome.out, HasSubstr("by mnemo, the tests'"));
@@ -105,18 +91,18 @@ TEST_F(CkptCommandTest, ShowsTheNewestOfARun) {
 }
 
 TEST_F(CkptCommandTest, VerifyNamesTheDamage) {
-  const Outcome good = RunCkpt({"verify", run_});
-  EXPECT_EQ(good.code, kExitOk) << good.error;
+  const Result good = RunCkpt({"verify", run_});
+  EXPECT_EQ(good.code, kExitOk) << good.err;
   EXPECT_THAT(good.out, HasSubstr("verified: every digest matches"));
   DamageTheNewest();
   ASSERT_TRUE(WriteFileAtomically(Fs(), newest_ + "/notes", "mine").ok());
-  const Outcome bad = RunCkpt({"verify", newest_});
+  const Result bad = RunCkpt({"verify", newest_});
   EXPECT_EQ(bad.code, kExitError);
   EXPECT_THAT(bad.out, HasSubstr("BAD: " + newest_ + "/rank-00001.h5: piece "));
   EXPECT_THAT(bad.out, HasSubstr("note: " + newest_ + "/notes is not part of"));
   EXPECT_THAT(bad.out, Not(HasSubstr("verified")));
-  EXPECT_THAT(bad.error, HasSubstr("is damaged (1 problems)"));
-  const Outcome json = RunCkpt({"verify", newest_, "--json"});
+  EXPECT_THAT(bad.err, HasSubstr("is damaged (1 problems)"));
+  const Result json = RunCkpt({"verify", newest_, "--json"});
   EXPECT_EQ(json.code, kExitError);
   const auto parsed = nlohmann::json::parse(json.out);
   EXPECT_EQ(parsed["whole"], false);
@@ -125,16 +111,16 @@ TEST_F(CkptCommandTest, VerifyNamesTheDamage) {
 }
 
 TEST_F(CkptCommandTest, SaysWhereThereIsNone) {
-  const Outcome leftover = RunCkpt({"show", checkpoints_ + "/step-000000000030.tmp"});
+  const Result leftover = RunCkpt({"show", checkpoints_ + "/step-000000000030.tmp"});
   EXPECT_EQ(leftover.code, kExitError);
-  EXPECT_THAT(leftover.error, HasSubstr("step-000000000030.tmp is not a whole checkpoint"));
+  EXPECT_THAT(leftover.err, HasSubstr("step-000000000030.tmp is not a whole checkpoint"));
   for (const char* name : {"/step-000000000010/manifest.pb", "/step-000000000020/rank-00000.h5"}) {
     ASSERT_TRUE(Fs().Remove(checkpoints_ + name).ok());
   }
-  const Outcome outcome = RunCkpt({"show", run_});
+  const Result outcome = RunCkpt({"show", run_});
   EXPECT_EQ(outcome.code, kExitError);
-  EXPECT_THAT(outcome.error, HasSubstr(checkpoints_ + " holds no whole checkpoint"));
-  EXPECT_THAT(outcome.error, HasSubstr(newest_ + "/rank-00000.h5: is missing"));
+  EXPECT_THAT(outcome.err, HasSubstr(checkpoints_ + " holds no whole checkpoint"));
+  EXPECT_THAT(outcome.err, HasSubstr(newest_ + "/rank-00000.h5: is missing"));
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 #include "src/cli/command.h"
 
 #include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include <memory>
 #include <new>
@@ -10,6 +9,7 @@
 
 #include "src/core/log.h"
 #include "src/core/status.h"
+#include "tests/cli/run_mnemo.h"
 
 namespace mnemo {
 namespace {
@@ -41,66 +41,47 @@ void AddCountCommand(CLI::App& app, Action& chosen) {
   });
 }
 
-struct Result {
-  int code;
-  std::string out, err;
-};
-
-Result RunMnemo(std::vector<const char*> words) {
+Result RunCount(const std::vector<std::string>& words) {
   constexpr AddCommand kCommands[] = {AddCountCommand};
-  words.insert(words.begin(), "mnemo");
-  testing::internal::CaptureStdout();
-  testing::internal::CaptureStderr();
-  const int code = RunCommandLine(static_cast<int>(words.size()), words.data(), kCommands);
-  return {code, testing::internal::GetCapturedStdout(), testing::internal::GetCapturedStderr()};
+  return RunMnemo(words, kCommands);
 }
 
 TEST(CommandTest, RunsTheChosenCommandWithItsDefault) {
-  const Result result = RunMnemo({"count"});
+  const Result result = RunCount({"count"});
   EXPECT_EQ(result.code, kExitOk);
   EXPECT_EQ(result.out, "counted to 7\n");
   EXPECT_EQ(result.err, "");
 }
 
 TEST(CommandTest, FailuresAreOneLineOnStderrAndExitOne) {
-  const Result result = RunMnemo({"count", "--to", "0"});
+  const Result result = RunCount({"count", "--to", "0"});
   EXPECT_EQ(result.code, kExitError);
   EXPECT_EQ(result.err, "mnemo: error: cannot count to 0\n");
   EXPECT_EQ(result.out, "");
-  EXPECT_EQ(RunMnemo({"count", "--to", "1"}).err, "mnemo: error: bad shape\n");
-  EXPECT_THAT(RunMnemo({"count", "--to", "2"}).err, HasSubstr("mnemo: error: out of memory"));
-  EXPECT_EQ(RunMnemo({"count", "--to", "3"}).err, "mnemo: error: unexpected: odd\n");
-  EXPECT_EQ(RunMnemo({"count", "--to", "3"}).code, kExitError);
+  EXPECT_EQ(RunCount({"count", "--to", "1"}).err, "mnemo: error: bad shape\n");
+  EXPECT_THAT(RunCount({"count", "--to", "2"}).err, HasSubstr("mnemo: error: out of memory"));
+  EXPECT_EQ(RunCount({"count", "--to", "3"}).err, "mnemo: error: unexpected: odd\n");
+  EXPECT_EQ(RunCount({"count", "--to", "3"}).code, kExitError);
 }
 
 TEST(CommandTest, UsageErrorsAreOneLineAndExitTwo) {
-  const std::vector<std::vector<const char*>> lines = {{},
+  const std::vector<std::vector<std::string>> lines = {{},
                                                        {"cuont"},
                                                        {"count", "--too", "4"},
                                                        {"count", "--to", "x"},
                                                        {"--log-level", "loud", "count"}};
   for (const auto& words : lines) {
-    const Result result = RunMnemo(words);
+    const Result result = RunCount(words);
     EXPECT_EQ(result.code, kExitUsage);
     EXPECT_THAT(result.err, MatchesRegex("mnemo: usage: [^\n]* --help. lists what there is\\)\n"));
     EXPECT_EQ(result.out, "");
   }
-  EXPECT_THAT(RunMnemo({"count", "--to", "x"}).err, HasSubstr("`mnemo count --help`"));
-}
-
-// Of any command of the program.
-Result RunAnyMnemo(const std::vector<const char*>& words) {
-  std::vector<const char*> line = {"mnemo"};
-  line.insert(line.end(), words.begin(), words.end());
-  testing::internal::CaptureStdout();
-  testing::internal::CaptureStderr();
-  const int code = RunCommandLine(static_cast<int>(line.size()), line.data(), AllCommands());
-  return {code, testing::internal::GetCapturedStdout(), testing::internal::GetCapturedStderr()};
+  EXPECT_THAT(RunCount({"count", "--to", "x"}).err, HasSubstr("`mnemo count --help`"));
 }
 
 TEST(CommandTest, AnUnknownCommandIsNamed) {
-  const auto refusal = [](const std::vector<const char*>& words) {
-    const Result result = RunAnyMnemo(words);
+  const auto refusal = [](const std::vector<std::string>& words) {
+    const Result result = RunMnemo(words);
     EXPECT_EQ(result.code, kExitUsage);
     EXPECT_EQ(result.out, "");
     return result.err;
@@ -114,29 +95,29 @@ TEST(CommandTest, AnUnknownCommandIsNamed) {
             "--help` lists what there is)\n");
   EXPECT_THAT(refusal({"telegraph"}), HasSubstr("there is no `mnemo telegraph` ("));
   EXPECT_THAT(refusal({"bench"}), HasSubstr("subcommand is required"));
-  EXPECT_EQ(RunAnyMnemo({"bench", "ops", "--help"}).code, kExitOk);
+  EXPECT_EQ(RunMnemo({"bench", "ops", "--help"}).code, kExitOk);
 }
 
 TEST(CommandTest, AResultThatCannotBeWrittenIsSaidFirst) {
-  const Result result = RunAnyMnemo({"bench", "ops", "--json", "/nope/x.json"});
+  const Result result = RunMnemo({"bench", "ops", "--json", "/nope/x.json"});
   EXPECT_EQ(result.code, kExitError);
   EXPECT_THAT(result.err, HasSubstr("/nope/x.json"));
   EXPECT_EQ(result.out, "");
 }
 
 TEST(CommandTest, RecallOffersNoShards) {
-  const std::string help = RunAnyMnemo({"bench", "recall", "--help"}).out;
+  const std::string help = RunMnemo({"bench", "recall", "--help"}).out;
   EXPECT_EQ(help.find("shards"), std::string::npos) << help;
   EXPECT_THAT(help, HasSubstr("--shown-until INT=0"));
 }
 
 TEST(CommandTest, HelpShowsDefaultsAndVersionShowsTheCommit) {
-  const Result help = RunMnemo({"count", "--help"});
+  const Result help = RunCount({"count", "--help"});
   EXPECT_EQ(help.code, kExitOk);
   EXPECT_THAT(help.out, HasSubstr("Last number (tokens)"));
   EXPECT_THAT(help.out, HasSubstr("=7"));
-  EXPECT_THAT(RunMnemo({"--help"}).out, HasSubstr("count"));
-  const Result version = RunMnemo({"--version"});
+  EXPECT_THAT(RunCount({"--help"}).out, HasSubstr("count"));
+  const Result version = RunCount({"--version"});
   EXPECT_EQ(version.code, kExitOk);
   EXPECT_THAT(version.out, MatchesRegex("mnemo [0-9.]+, commit [0-9a-z-]+, .+, .+\n"));
 }
@@ -154,9 +135,9 @@ TEST(CommandTest, TheWholeTableOfCommandsStands) {
 }
 
 TEST(CommandTest, LogLevelMayFollowTheCommand) {
-  EXPECT_EQ(RunMnemo({"count", "--log-level", "error"}).code, kExitOk);
+  EXPECT_EQ(RunCount({"count", "--log-level", "error"}).code, kExitOk);
   EXPECT_FALSE(LogEnabled(LogLevel::kWarning));
-  EXPECT_EQ(RunMnemo({"count"}).code, kExitOk);
+  EXPECT_EQ(RunCount({"count"}).code, kExitOk);
   EXPECT_TRUE(LogEnabled(LogLevel::kInfo));
 }
 

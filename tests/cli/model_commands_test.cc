@@ -4,32 +4,17 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "src/cli/command.h"
 #include "src/core/config_text.h"
 #include "src/data/utf8.h"
 #include "src/model/config_check.h"
 #include "src/model/saved_model.h"
+#include "tests/cli/run_mnemo.h"
 #include "tests/data/data_test_util.h"
 
 namespace mnemo {
 namespace {
 
 using testing::HasSubstr;
-
-struct Result {
-  int code;
-  std::string out, err;
-};
-
-Result RunMnemo(const std::vector<std::string>& words) {
-  constexpr AddCommand kCommands[] = {AddEvalCommand, AddExportCommand, AddGenerateCommand};
-  std::vector<const char*> line = {"mnemo"};
-  for (const std::string& word : words) line.push_back(word.c_str());
-  testing::internal::CaptureStdout();
-  testing::internal::CaptureStderr();
-  const int code = RunCommandLine(static_cast<int>(line.size()), line.data(), kCommands);
-  return {code, testing::internal::GetCapturedStdout(), testing::internal::GetCapturedStderr()};
-}
 
 class ModelCommandsTest : public testing::Test {
  protected:

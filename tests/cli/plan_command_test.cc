@@ -1,7 +1,7 @@
 // plan and coordinate: who shares a run, and what they say where nobody can.
 #include <gmock/gmock.h>
 
-#include "src/cli/command.h"
+#include "tests/cli/run_mnemo.h"
 #include "tests/data/data_test_util.h"
 
 namespace mnemo {
@@ -10,21 +10,6 @@ namespace {
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
-
-struct Result {
-  int code;
-  std::string out, err;
-};
-
-Result RunMnemo(const std::vector<std::string>& words) {
-  constexpr AddCommand kCommands[] = {AddPlanCommand, AddCoordinateCommand};
-  std::vector<const char*> line = {"mnemo"};
-  for (const std::string& word : words) line.push_back(word.c_str());
-  testing::internal::CaptureStdout();
-  testing::internal::CaptureStderr();
-  const int code = RunCommandLine(static_cast<int>(line.size()), line.data(), kCommands);
-  return {code, testing::internal::GetCapturedStdout(), testing::internal::GetCapturedStderr()};
-}
 
 // 8 slices of 16 tokens, 3 wavefronts of 2 micro-batches, 2 layers.
 class PlanCommandTest : public testing::Test {

@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
-#include "src/cli/command.h"
 #include "src/job/service/coordinator_server.h"
 #include "src/job/service/service_files.h"
 #include "tests/ckpt/scratch_directory.h"
+#include "tests/cli/run_mnemo.h"
 #include "tests/job/service/service_test_util.h"
 
 namespace mnemo {
@@ -16,24 +16,6 @@ namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
-
-struct Outcome {
-  int code = 0;
-  std::string out, error;
-};
-
-Outcome RunMnemo(std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), "mnemo");
-  std::vector<const char*> argv;
-  for (const std::string& argument : arguments) argv.push_back(argument.c_str());
-  testing::internal::CaptureStdout();
-  testing::internal::CaptureStderr();
-  Outcome outcome;
-  outcome.code = RunCommandLine(static_cast<int>(argv.size()), argv.data(), AllCommands());
-  outcome.out = testing::internal::GetCapturedStdout();
-  outcome.error = testing::internal::GetCapturedStderr();
-  return outcome;
-}
 
 // A job of three ranks, one of which has not joined; its clock stands still.
 class StatusCommandTest : public testing::Test {
@@ -63,8 +45,8 @@ class StatusCommandTest : public testing::Test {
 };
 
 TEST_F(StatusCommandTest, PrintsTheJobAndItsRanks) {
-  const Outcome outcome = RunMnemo({"status", run_});
-  EXPECT_EQ(outcome.code, kExitOk) << outcome.error;
+  const Result outcome = RunMnemo({"status", run_});
+  EXPECT_EQ(outcome.code, kExitOk) << outcome.err;
   EXPECT_EQ(outcome.out,
             "run: WAITING [############------------]  step  50/100  loss 0.020  1.2k tok/s\n"
             "checkpoint: none\n"
@@ -72,34 +54,34 @@ TEST_F(StatusCommandTest, PrintsTheJobAndItsRanks) {
             "  rank 0    LIVE    host0 (process 1000)  step 50, step, heard of 0.0 s ago\n"
             "  rank 1    LIVE    host1 (process 1001)  step 0, start, heard of 0.0 s ago\n"
             "  rank 2    has not joined\n");
-  const Outcome json = RunMnemo({"status", run_, "--json"});
+  const Result json = RunMnemo({"status", run_, "--json"});
   EXPECT_THAT(json.out, AllOf(HasSubstr("\"state\":\"WAITING\""), HasSubstr("\"step\":\"50\"")));
 }
 
 TEST_F(StatusCommandTest, WatchesUntilTheJobEnds) {
   ledger_.Fail("rank 1 is lost");
-  const Outcome outcome = RunMnemo({"status", run_, "--watch"});
+  const Result outcome = RunMnemo({"status", run_, "--watch"});
   EXPECT_EQ(outcome.code, kExitError);
-  EXPECT_THAT(outcome.error, AllOf(HasSubstr("FAILED [####"), HasSubstr("rank 1 is lost")));
+  EXPECT_THAT(outcome.err, AllOf(HasSubstr("FAILED [####"), HasSubstr("rank 1 is lost")));
 }
 
 TEST_F(StatusCommandTest, StopsAndSaysWhyItCannotSave) {
-  EXPECT_THAT(RunMnemo({"save", run_}).error, HasSubstr("the job is WAITING"));
-  const Outcome outcome = RunMnemo({"stop", run_, "--without-checkpoint"});
-  EXPECT_EQ(outcome.out, "asked to stop; it will end after step 51\n") << outcome.error;
+  EXPECT_THAT(RunMnemo({"save", run_}).err, HasSubstr("the job is WAITING"));
+  const Result outcome = RunMnemo({"stop", run_, "--without-checkpoint"});
+  EXPECT_EQ(outcome.out, "asked to stop; it will end after step 51\n") << outcome.err;
   EXPECT_TRUE(ledger_.TakeCommand(streams_[0])->stop().without_checkpoint());
 }
 
 TEST_F(StatusCommandTest, FallsBackOnTheRunDirectory) {
   server_.reset();
   std::ofstream(run_ + "/metrics.jsonl") << "{\"step\":7,\"loss\":2.5}\n";
-  Outcome outcome = RunMnemo({"status", run_});
+  Result outcome = RunMnemo({"status", run_});
   EXPECT_EQ(outcome.code, kExitError);
-  EXPECT_THAT(outcome.error, AllOf(HasSubstr("no coordinator answers at 127.0.0.1:"),
-                                   HasSubstr("its metrics end at step 7, loss 2.500")));
+  EXPECT_THAT(outcome.err, AllOf(HasSubstr("no coordinator answers at 127.0.0.1:"),
+                                 HasSubstr("its metrics end at step 7, loss 2.500")));
   std::filesystem::remove(CoordinatorFilePath(run_));
   outcome = RunMnemo({"status", run_});
-  EXPECT_THAT(outcome.error, HasSubstr("no coordinator serves " + run_));
+  EXPECT_THAT(outcome.err, HasSubstr("no coordinator serves " + run_));
 }
 
 }  // namespace

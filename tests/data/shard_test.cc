@@ -1,3 +1,8 @@
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include "src/data/hdf5.h"
 #include "src/data/shard_reader.h"
 #include "src/data/shard_writer.h"
@@ -15,6 +20,23 @@ std::vector<int32_t> Flat(const Documents& documents, int32_t separator) {
     all.push_back(separator);
   }
   return all;
+}
+
+// Shards are read without HDF5's lock: from where nothing may be written, and while another holds
+// it.
+TEST(ShardTest, IsReadWithoutALock) {
+  const TestDirectory directory;
+  const Documents documents = RandomDocuments(2, 50, 256, 1);
+  WriteShard(directory / "a.h5", documents, TestTokenizer());
+  ASSERT_EQ(::chmod((directory / "a.h5").c_str(), 0444), 0);
+  const int file = ::open((directory / "a.h5").c_str(), O_RDONLY | O_CLOEXEC);
+  ASSERT_EQ(::flock(file, LOCK_EX | LOCK_NB), 0);
+  auto shard = ShardReader::Open(directory / "a.h5", /*keep_open=*/false);
+  ASSERT_OK(shard);
+  std::vector<int32_t> tokens(static_cast<size_t>((*shard)->header().tokens));
+  ASSERT_OK((*shard)->ReadTokens(0, tokens));
+  EXPECT_EQ(tokens, Flat(documents, TestTokenizer().separator));
+  ::close(file);
 }
 
 class ShardWidth : public testing::TestWithParam<int64_t> {};
