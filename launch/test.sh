@@ -5,7 +5,7 @@
 #   launch/test.sh [--no-install] --all              what CI runs
 #
 #   -L LABEL       quick, full, long, or a topic: exactness, schedule, stability, learn, bad-input,
-#                  threads, job, hosts
+#                  threads, resume, job, hosts
 #   --all          all tests but `long`; `quick` under the address and undefined-behaviour
 #                  sanitizers; `threads` under the thread sanitizer; the CUDA kernels compiled
 #                  where nvcc is found

@@ -5,8 +5,8 @@
 
 namespace mnemo::testing {
 
-// The bound that the issue of exactness is measured by: rounding in f64 with room for badly
-// conditioned layer norms.
+// The bound that exactness is measured by: rounding in f64 with room for badly conditioned layer
+// norms.
 inline constexpr double kExact = 1e-10;
 
 // Values, carries and clamp hits against tests/reference, sequence by sequence and head by head.

@@ -11,7 +11,8 @@
 namespace mnemo::testing {
 namespace {
 
-// f64 sums of a few thousand terms of order one agree to about 1e-12; the issue is wrong formulas.
+// f64 sums of a few thousand terms of order one agree to about 1e-12; what is looked for are wrong
+// formulas.
 constexpr double kTolerance = 1e-10;
 
 void ExpectSameLosses(const StepResult& a, const StepResult& b, double tolerance) {

@@ -4,7 +4,7 @@
 //   MNEMO_ASSIGN_OR_RETURN(auto client, WorkerClient::Join(options));   // before communicators
 //   ... client->joined(): configuration, plan, the step to resume from
 //   each step:  client->At(step, "forward"); client->Push(metrics);
-//               WorkerCommands asked = client->TakeCommands();  // into StepWishes (src/job/agreement.h)
+//               WorkerCommands asked = client->TakeCommands();
 //   at the end: client->End(status);
 #pragma once
 
