@@ -37,7 +37,7 @@ class Run {
   absl::Status Heed();
   absl::Status SaveOnTheWay();
   absl::Status SaveAtTheEnd();
-  absl::StatusOr<ParameterSet> WholeParameters();
+  absl::Status GatherModel(absl::Status& written);
   absl::Status WriteModel(const ParameterSet& parameters);
   // A failure that only this rank knows of.
   absl::Status Own(const absl::Status& status) {
@@ -174,13 +174,16 @@ absl::Status Run::SaveAtTheEnd() {
                                   run_.trainer->step(), std::string(saved.message())));
 }
 
-// What the ranks of the first rank's tp axis hold, put together on the first.
-absl::StatusOr<ParameterSet> Run::WholeParameters() {
+// The ranks of the first rank's tp axis put together what they hold. `written`: what came of it on
+// the first.
+absl::Status Run::GatherModel(absl::Status& written) {
   const MeshPosition& place = run_.ranks->position();
-  if (place.dp > 0 || place.sp > 0) return ParameterSet();
-  return AtTheDoor([&]() -> absl::StatusOr<ParameterSet> {
-    return GatherParameters(run_.trainer->spec(), run_.trainer->parameters());
-  });
+  if (place.dp > 0 || place.sp > 0) return absl::OkStatus();
+  return Own(AtTheDoor([&] {
+    const ParameterSet whole = GatherParameters(run_.trainer->spec(), run_.trainer->parameters());
+    if (run_.ranks->first()) written = WriteModel(whole);
+    return absl::OkStatus();
+  }));
 }
 
 absl::Status Run::WriteModel(const ParameterSet& parameters) {
@@ -196,11 +199,7 @@ absl::Status Run::Finish(absl::Status status) {
   // Where ranks failed, the parameters of this one may be between two steps.
   const bool model = taken && !diverged_ && (run_.ranks->alone() || run_.ranks->status().ok());
   absl::Status written;
-  if (model) {
-    const absl::StatusOr<ParameterSet> whole = WholeParameters();
-    if (!whole.ok()) return Own(whole.status());
-    if (first) written = WriteModel(*whole);
-  }
+  if (model) MNEMO_RETURN_IF_ERROR(GatherModel(written));
   if (first) {
     result_.checkpoint = run_.checkpoints->newest();
     result_.losses = run_.record->losses();

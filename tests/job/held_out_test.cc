@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <filesystem>
 
 #include "src/core/status.h"
@@ -36,7 +37,10 @@ class HeldOutTest : public testing::Test {
           MNEMO_ASSIGN_OR_RETURN(const RunData data, OpenRunData(written_, "test"));
           RandomSource source(data.config, StepShare{});
           MNEMO_ASSIGN_OR_RETURN(auto trainer, Trainer::Create(data.config, source, *ranks));
-          const auto should_stop = [&] { return transport.rank() == stop; };
+          const auto should_stop = [&] {
+            ++slices_;
+            return transport.rank() == stop;
+          };
           MNEMO_ASSIGN_OR_RETURN(losses[transport.rank()],
                                  EvaluateHeldOut(*trainer, *data.held_out, should_stop));
           return absl::OkStatus();
@@ -47,20 +51,26 @@ class HeldOutTest : public testing::Test {
 
   TestDirectory directory_;
   v1::RunConfig written_;
+  std::atomic<int> slices_ = 0;  // run, by all ranks
 };
 
 TEST_F(HeldOutTest, IsTheSameOnAnyMesh) {
   const std::optional<double> alone = Losses({})[0];
   ASSERT_TRUE(alone.has_value());
   EXPECT_GT(*alone, 4);  // about log 264
+  const int slices = slices_;
+  EXPECT_EQ(slices, 17);  // 130 tokens, by 8
   for (const Mesh& mesh :
        {Mesh{1, 2, 1}, Mesh{2, 1, 1}, Mesh{4, 1, 1}, Mesh{2, 2, 1}, Mesh{1, 1, 2}, Mesh{1, 2, 2}}) {
     // Sums of some hundred terms in another order; over tp, of each product's terms as well.
+    slices_ = 0;
     const double tolerance = mesh.tp > 1 ? 1e-10 : 1e-13;
     for (const auto& loss : Losses(mesh)) {
       ASSERT_TRUE(loss.has_value()) << ToString(mesh);
       EXPECT_NEAR(*loss, *alone, tolerance * *alone) << ToString(mesh);
     }
+    // The work is shared out. (Over tp nobody is asked.)
+    EXPECT_EQ(slices_, mesh.tp == 1 ? slices : 0) << ToString(mesh);
   }
 }
 
