@@ -21,6 +21,11 @@ void Check(const char* error, const char* what) {
   std::exit(1);
 }
 
+MemoryScanShape FlatShape(MemoryScanShape shape) {
+  shape.depth = 1, shape.norm = shape.residual = false;
+  return shape;
+}
+
 Buffer::Buffer(size_t bytes) : bytes_(bytes) {
   Check(cudaMalloc(&data_, bytes), "cudaMalloc");
   Poison();
@@ -118,7 +123,8 @@ DeviceCase::DeviceCase(const Case& c, bool keep_host) : case_(c), keep_host_(kee
   const MemoryScanShape& s = c.shape;
   Generator g(c.seed);
   const size_t gates = s.batch * s.tokens * s.heads, rows = gates * 64;
-  const size_t weights = s.batch * s.heads * 64 * 256;
+  const bool flat = s.depth == 1;
+  const size_t weights = s.batch * s.heads * 64 * (flat ? 64 : 256);
   q_ = Make(Rows64(g, rows, true), true);
   k_ = Make(Rows64(g, rows, true), true);
   v_ = Make(Rows64(g, rows, false), true);
@@ -131,7 +137,8 @@ DeviceCase::DeviceCase(const Case& c, bool keep_host) : case_(c), keep_host_(kee
             Make(std::move(alpha), false)};
   gain_ = Make(Uniform(g, s.heads * 64, 0.7f, 1.3f), false);
   bias_ = Make(Normal(g, s.heads * 64, 0.1), false);
-  carry_in_ = {Make(Normal(g, weights, 1), false), Make(Normal(g, weights, 1.0 / 16), false),
+  carry_in_ = {Make(Normal(g, weights, flat ? 1.0 / 8 : 1.0), false),
+               Make(Normal(g, weights, 1.0 / 16), false),
                Make(Normal(g, weights, c.momentum ? 0.02 : 0), false),
                Make(Normal(g, weights, c.momentum ? 0.002 : 0), false)};
   const auto output = [](size_t n, bool b) { return std::make_shared<Array>(n, b); };
@@ -151,6 +158,10 @@ DeviceCase::DeviceCase(const Case& c, bool keep_host) : case_(c), keep_host_(kee
   for (int i = 0; i < 4; ++i) dcarry_in_.push_back(output(weights, false));
 }
 
+bool DeviceCase::HasWeights(int i) const {
+  return (case_.shape.depth > 1 || i % 2 == 0) && (case_.momentum || i < 2);
+}
+
 MemoryScanRows DeviceCase::RowsOf(const Array& a) const {
   const int64_t token = case_.shape.heads * 64;
   return {a.device.data(), case_.shape.tokens * token, token};
@@ -159,10 +170,9 @@ MemoryScanRows DeviceCase::RowsOf(const Array& a) const {
 namespace {
 
 template <typename T>
-MemoryScanCarry CarryOf(const Case& c, const T& a) {
-  return {a[0]->device.floats(), a[1]->device.floats(),
-          c.momentum ? a[2]->device.floats() : nullptr,
-          c.momentum ? a[3]->device.floats() : nullptr};
+MemoryScanCarry CarryOf(const DeviceCase& d, const T& a) {
+  const auto at = [&](int i) { return d.HasWeights(i) ? a[i]->device.floats() : nullptr; };
+  return {at(0), at(1), at(2), at(3)};
 }
 
 template <typename T>
@@ -179,7 +189,7 @@ const char* DeviceCase::Forward(cudaStream_t stream) {
   a.q = RowsOf(*q_), a.k = RowsOf(*k_), a.v = RowsOf(*v_), a.y = RowsOf(*y_);
   a.gates = GatesOf(case_, gates_);
   a.norm_gain = gain_->device.floats(), a.norm_bias = bias_->device.floats();
-  a.carry_in = CarryOf(case_, carry_in_), a.carry_out = CarryOf(case_, carry_out_);
+  a.carry_in = CarryOf(*this, carry_in_), a.carry_out = CarryOf(*this, carry_out_);
   a.workspace = workspace_->data();
   a.checkpoints = checkpoints_ ? checkpoints_->floats() : nullptr;
   a.side_stream = case_.side_streams[1];
@@ -195,7 +205,7 @@ const char* DeviceCase::Backward(cudaStream_t stream) {
   a.norm_gain = gain_->device.floats(), a.norm_bias = bias_->device.floats();
   a.dnorm_gain = dgain_->device.floats(), a.dnorm_bias = dbias_->device.floats();
   a.checkpoints = checkpoints_->floats();
-  a.dcarry_out = CarryOf(case_, dcarry_out_), a.dcarry_in = CarryOf(case_, dcarry_in_);
+  a.dcarry_out = CarryOf(*this, dcarry_out_), a.dcarry_in = CarryOf(*this, dcarry_in_);
   a.workspace = backward_workspace_->data();
   a.side_streams[0] = case_.side_streams[0], a.side_streams[1] = case_.side_streams[1];
   return MemoryScanBackward(a, stream);
@@ -232,8 +242,8 @@ uint64_t DeviceCase::Checksum() const {
   };
   add(y_);
   const auto add_state = [&](const std::vector<std::shared_ptr<Array>>& a) {
-    for (size_t i = 0; i < a.size(); ++i)
-      if (case_.momentum || i < 2) add(a[i]);
+    for (int i = 0; i < 4; ++i)
+      if (HasWeights(i)) add(a[i]);
   };
   add_state(carry_out_);
   if (!case_.backward) return hash;
@@ -262,11 +272,13 @@ std::vector<double> DeviceCase::HostGates(const Array& a, int64_t sequence) cons
 }
 
 State DeviceCase::HostState(const std::vector<std::shared_ptr<Array>>& a, int64_t sequence) const {
+  const bool flat = case_.shape.depth == 1;
   const auto matrix = [&](int i) {
-    Mat m(i % 2 ? 64 : 256, i % 2 ? 256 : 64);
+    Mat m(i % 2 || flat ? 64 : 256, i % 2 ? 256 : 64);
     for (size_t j = 0; j < m.v.size(); ++j) m.v[j] = a[i]->host[sequence * m.v.size() + j];
     return m;
   };
+  if (flat) return {{matrix(0)}, {matrix(2)}};
   return {{matrix(0), matrix(1)}, {matrix(2), matrix(3)}};
 }
 

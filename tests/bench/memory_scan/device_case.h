@@ -45,6 +45,9 @@ struct Case {
   cudaStream_t side_streams[2] = {nullptr, nullptr};
 };
 
+// The shape of depth 1: no layer norm, no residual.
+MemoryScanShape FlatShape(MemoryScanShape shape);
+
 // All buffers of one case. Host copies hold what the device sees (bf16 already rounded).
 class DeviceCase {
  public:
@@ -63,6 +66,8 @@ class DeviceCase {
   void Fetch();
   // Order-sensitive checksum of everything fetched.
   uint64_t Checksum() const;
+  // Whether the kernels read and write W1, W2, S1 or S2 (0 .. 3).
+  bool HasWeights(int i) const;
 
  private:
   struct Array;  // a device buffer with its host copy

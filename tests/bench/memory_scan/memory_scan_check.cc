@@ -59,6 +59,7 @@ int main(int argc, char** argv) {
   if (mode == "sanitize") {
     RunOnce(Shape(1, 150, 2), backward);
     RunOnce(Shape(1, 40, 2, 16), backward);
+    RunOnce(FlatShape(Shape(1, 150, 2)), backward);
     return 0;
   }
   if (mode == "profile") {

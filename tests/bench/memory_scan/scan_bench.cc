@@ -33,7 +33,9 @@ double Time(const F& run, int repeats, cudaStream_t stream) {
 
 // Tensor-core work a token and head, and the rate a large bf16 product reaches on this chip.
 constexpr double kCeiling = 788e12;
-double ForwardFlops(const MemoryScanShape& s) { return 88.0 * 64 * 64 + 20.0 * s.chunk * 64; }
+double ForwardFlops(const MemoryScanShape& s) {
+  return s.depth == 1 ? 10.0 * 64 * 64 + 4.0 * s.chunk * 64 : 88.0 * 64 * 64 + 20.0 * s.chunk * 64;
+}
 double BothFlops(const MemoryScanShape& s) { return ForwardFlops(s) * 57 / 13.5; }
 
 std::string BenchCase(const char* name, const MemoryScanShape& shape, int repeats,
@@ -152,6 +154,9 @@ int Bench(const char* file, bool backward) {
     bench("B1 T32768", Shape(1, 32768, 16), 20, side);
     bench("chunk 16, B4 T8192", Shape(4, 8192, 16, 16), 10, side);
     bench("chunk 16, B1 T32768", Shape(1, 32768, 16, 16), 10, side);
+    bench("depth 1, B4 T8192", FlatShape(Shape(4, 8192, 16)), 20, side);
+    bench("depth 1, B1 T32768", FlatShape(Shape(1, 32768, 16)), 20, side);
+    bench("depth 1, chunk 16, B4 T8192", FlatShape(Shape(4, 8192, 16, 16)), 20, side);
   }
   MemoryScanShape gelu = Shape(4, 8192, 16);
   gelu.gelu = true;

@@ -18,8 +18,21 @@ struct GateStorage {
 struct Params {
   CommonParams common;
   Rows dk, dv;
-  MemoryScanGates dgates;
   Kept kept;
+};
+
+// Where a record of either depth has what the gates' gradients need.
+struct WideLayout {
+  using Kept = memory::Kept;
+  static constexpr int kDg = kept::kDg, kDa = kept::kDa, kDb = kept::kDb;
+  static constexpr int kDgRow = kept::kDgRow, kDpRow = kept::kDpRow, kRows = 2 * kSlices;
+  static constexpr int kDots = kept::kDots, kDotCount = 32;
+};
+struct FlatLayout {
+  using Kept = FlatKept;
+  static constexpr int kDg = flat_kept::kDg, kDa = flat_kept::kDa, kDb = flat_kept::kDb;
+  static constexpr int kDgRow = flat_kept::kDgRow, kDpRow = flat_kept::kDpRow, kRows = 1;
+  static constexpr int kDots = flat_kept::kDots, kDotCount = 4;
 };
 
 __global__ void __launch_bounds__(128) key_gradient_kernel(const __grid_constant__ Params p) {
@@ -70,10 +83,12 @@ __global__ void __launch_bounds__(128) key_gradient_kernel(const __grid_constant
 // Adjoint of the chunk's coefficients. One thread a column: forward through the recurrences
 //   P_t = eta_t P_{t-1} (+ theta_s at t = s),  G_t = (1 - alpha_t) G_{t-1} + P_t,
 // then backward. Column 64 has P = E and G = B, column 65 P = 0 and G = A.
-__global__ void __launch_bounds__(128) gate_gradient_kernel(const __grid_constant__ Params p) {
+template <typename Layout>
+__global__ void __launch_bounds__(128)
+    gate_gradient_kernel(Segment seg, MemoryScanGates gates, MemoryScanGates dgates,
+                         typename Layout::Kept kept) {
   extern __shared__ __align__(16) char raw[];
   GateStorage& s = *reinterpret_cast<GateStorage*>(raw);
-  const Segment& seg = p.common.segment;
   const int thread = threadIdx.x;
   const int head = blockIdx.x % seg.heads;  // neighbours touch the same sectors
   const int chunk = blockIdx.x / seg.heads % seg.chunks;
@@ -82,7 +97,7 @@ __global__ void __launch_bounds__(128) gate_gradient_kernel(const __grid_constan
   const int64_t first = seg.first(chunk);
   const int count = seg.count(chunk);
   const int64_t gate = (batch * seg.tokens + first + thread) * seg.heads + head;
-  const float4* dg = reinterpret_cast<const float4*>(p.kept.tile(block, kept::kDg)) + thread;
+  const float4* dg = reinterpret_cast<const float4*>(kept.tile(block, Layout::kDg)) + thread;
   const int row = 16 * (thread >> 5) + (thread & 31) / 4, col = 2 * (thread & 3);
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
@@ -92,20 +107,22 @@ __global__ void __launch_bounds__(128) gate_gradient_kernel(const __grid_constan
   }
   if (thread < kTile) {
     const bool valid = thread < count;
-    s.theta[thread] = valid ? p.common.gates.theta[gate] : 0;
-    const float2 eta_keep_t = valid ? eta_keep(p.common.gates, gate) : make_float2(0, 0);
+    s.theta[thread] = valid ? gates.theta[gate] : 0;
+    const float2 eta_keep_t = valid ? eta_keep(gates, gate) : make_float2(0, 0);
     s.eta[thread] = eta_keep_t.x, s.keep[thread] = eta_keep_t.y;
-    s.dg[thread][kTile] = p.kept.floats(block, kept::kDb)[thread];
-    s.dg[thread][kTile + 1] = p.kept.floats(block, kept::kDa)[thread];
+    s.dg[thread][kTile] = kept.floats(block, Layout::kDb)[thread];
+    s.dg[thread][kTile + 1] = kept.floats(block, Layout::kDa)[thread];
     float sum_g = 0, sum_p = 0;
-    for (int i = 0; i < 2 * kSlices; ++i) {
-      sum_g += p.kept.floats(block, kept::kDgRow)[i * kTile + thread];
-      sum_p += p.kept.floats(block, kept::kDpRow)[i * kTile + thread];
+    for (int i = 0; i < Layout::kRows; ++i) {
+      sum_g += kept.floats(block, Layout::kDgRow)[i * kTile + thread];
+      sum_p += kept.floats(block, Layout::kDpRow)[i * kTile + thread];
     }
     s.last_g[thread] = -sum_g;
     s.last_p[thread] = -sum_p;
   } else if (thread < kTile + 32) {  // one warp: <dW', W>, <dW', S>, <dS', S>
-    float4 x = reinterpret_cast<const float4*>(p.kept.floats(block, kept::kDots))[thread - kTile];
+    float4 x = make_float4(0, 0, 0, 0);
+    if (thread - kTile < Layout::kDotCount)
+      x = reinterpret_cast<const float4*>(kept.floats(block, Layout::kDots))[thread - kTile];
 #pragma unroll
     for (int lanes = 1; lanes < 32; lanes *= 2) {
       x.x += __shfl_xor_sync(0xffffffffu, x.x, lanes);
@@ -131,7 +148,7 @@ __global__ void __launch_bounds__(128) gate_gradient_kernel(const __grid_constan
     for (int t = count - 1; t >= 0; --t) {
       dgt += t >= thread || thread >= kTile ? s.dg[t][thread] : 0;
       dpt += dgt;
-      if (t == thread) p.dgates.theta[gate] = dpt;
+      if (t == thread) dgates.theta[gate] = dpt;
       const float g_before = t > 0 ? s.g[t - 1][thread] : g_start;
       const float p_before = t > 0 ? s.p[t - 1][thread] : p_start;
       s.g[t][thread] = -dgt * g_before;
@@ -147,8 +164,8 @@ __global__ void __launch_bounds__(128) gate_gradient_kernel(const __grid_constan
       dalpha += s.g[thread][column];
       deta += s.p[thread][column];
     }
-    if (p.dgates.alpha != nullptr) p.dgates.alpha[gate] = dalpha;
-    if (p.dgates.eta != nullptr) p.dgates.eta[gate] = deta;
+    if (dgates.alpha != nullptr) dgates.alpha[gate] = dalpha;
+    if (dgates.eta != nullptr) dgates.eta[gate] = deta;
   }
 }
 
@@ -176,18 +193,30 @@ __global__ void __launch_bounds__(128)
   (thread < kTile ? dgain : dbias)[head * kTile + thread % kTile] = sum;
 }
 
+template <typename Layout>
+void gate_gradient(const CommonParams& p, const MemoryScanGates& dgates,
+                   const typename Layout::Kept& kept, cudaStream_t stream) {
+  cudaFuncSetAttribute(gate_gradient_kernel<Layout>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                       sizeof(GateStorage));
+  gate_gradient_kernel<Layout>
+      <<<p.segment.sequences * p.segment.chunks, 128, sizeof(GateStorage), stream>>>(
+          p.segment, p.gates, dgates, kept);
+}
+
 }  // namespace
 
 void launch_finish_segment(const CommonParams& p, const Rows& dk, const Rows& dv,
                            const MemoryScanGates& dgates, const Kept& kept, float* norm_reads,
                            bool first, cudaStream_t stream) {
   const int blocks = p.segment.sequences * p.segment.chunks;
-  const Params params{p, dk, dv, dgates, kept};
-  key_gradient_kernel<<<blocks, 128, 0, stream>>>(params);
-  cudaFuncSetAttribute(gate_gradient_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                       sizeof(GateStorage));
-  gate_gradient_kernel<<<blocks, 128, sizeof(GateStorage), stream>>>(params);
+  key_gradient_kernel<<<blocks, 128, 0, stream>>>({p, dk, dv, kept});
+  gate_gradient<WideLayout>(p, dgates, kept, stream);
   norm_reads_kernel<<<p.segment.sequences, 128, 0, stream>>>(p.segment, kept, norm_reads, first);
+}
+
+void launch_flat_finish(const CommonParams& p, const MemoryScanGates& dgates, const FlatKept& kept,
+                        cudaStream_t stream) {
+  gate_gradient<FlatLayout>(p, dgates, kept, stream);
 }
 
 void launch_finish_norm(const Segment& segment, int parts, const float* norm_parts,

@@ -83,7 +83,7 @@ inline constexpr int kA = 64, kB = 128;           // [64] A_t, B_t
 inline constexpr int kDa = 192, kDb = 256;        // [64] dL/dA_t, dL/dB_t, reads' part
 inline constexpr int kDgain = 320, kDbias = 384;  // [64] the reads' part
 inline constexpr int kDgRow = 448, kDpRow = 960;  // [8][64]: of g and p, by slice, layer
-inline constexpr int kDots = 1472;                // [8][4]: <dW', W>, <dW', S>, <dS', S>
+inline constexpr int kDots = 1472;                // [32][4]: <dW', W>, <dW', S>, <dS', S>
 }  // namespace kept
 
 // The same for chunks of sixteen tokens, in narrow tiles (memory_narrow.cuh): [token, hidden] or
@@ -109,6 +109,19 @@ inline constexpr int kDots = 464;                  // [32 warps][4]: <dW', W>, <
 inline constexpr int kDgRow = 592, kDpRow = 1104;  // [32 warps][16], of g and p
 }  // namespace narrow_kept
 
+// The same for depth 1: fragments, [token, out] or [out, in].
+namespace flat_kept {
+inline constexpr int kD = 0;            // the deltas
+inline constexpr int kDd = 1, kDk = 2;  // the reads' part
+inline constexpr int kDw = 3, kDs = 4;  // the reads' part
+inline constexpr int kDg = 5;           // fp32, two tiles
+inline constexpr int kFloats = 7, kTiles = 8;
+// Offsets in the floats.
+inline constexpr int kDa = 0, kDb = 64;           // [64]
+inline constexpr int kDgRow = 128, kDpRow = 192;  // [64]
+inline constexpr int kDots = 256;                 // [4 warps][4]
+}  // namespace flat_kept
+
 template <int kTiles, int kElements, int kFloats>
 struct Records {
   bf16* base;
@@ -120,6 +133,7 @@ struct Records {
   }
 };
 using Kept = Records<kept::kTiles, kTileElements, kept::kFloats>;
+using FlatKept = Records<flat_kept::kTiles, kTileElements, flat_kept::kFloats>;
 using NarrowKept = Records<narrow_kept::kTiles, kNarrowElements, narrow_kept::kFloats>;
 
 void launch_gate_coefficients(const CommonParams& p, float* coefficients, cudaStream_t stream);
@@ -168,5 +182,17 @@ void launch_narrow_adjoint(const CommonParams& p, const MemoryScanCarry& in,
 void launch_narrow_finish(const CommonParams& p, const Rows& dk, const Rows& dv,
                           const MemoryScanGates& dgates, const NarrowKept& kept, float* norm_reads,
                           bool first, cudaStream_t stream);
+
+// The same for depth 1. launch_flat_adjoint writes all of dk and dv, launch_flat_finish the gates'.
+void launch_flat_states(const CommonParams& p, const MemoryScanCarry& in,
+                        const MemoryScanCarry& out, cudaStream_t stream);
+void launch_flat_read(const CommonParams& p, const Rows& y, cudaStream_t stream);
+void launch_flat_read_backward(const CommonParams& p, const Rows& dy, const Rows& dq,
+                               const FlatKept& kept, cudaStream_t stream);
+void launch_flat_adjoint(const CommonParams& p, const MemoryScanCarry& in,
+                         const MemoryScanCarry& out, const Rows& dk, const Rows& dv,
+                         const FlatKept& kept, cudaStream_t stream);
+void launch_flat_finish(const CommonParams& p, const MemoryScanGates& dgates, const FlatKept& kept,
+                        cudaStream_t stream);
 
 }  // namespace mnemo::memory

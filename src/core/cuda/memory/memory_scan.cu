@@ -8,8 +8,31 @@ namespace mnemo {
 namespace memory {
 namespace {
 
-constexpr int64_t kWeightElements = int64_t{kSlices} * kTileElements;  // of one W1, W2, S1 or S2
-constexpr int64_t kCarryElements = 4 * kWeightElements;
+// The families of kernels: depth 2 in chunks of up to 64 tokens and of sixteen, and depth 1.
+enum class Kind { kWide, kNarrow, kFlat };
+
+Kind kind_of(const MemoryScanShape& s) {
+  return s.depth == 1 ? Kind::kFlat : s.chunk == kNarrow ? Kind::kNarrow : Kind::kWide;
+}
+
+// Of one W or S, of a sequence's whole carry, of a block's state, of its record for backward.
+int64_t weight_elements(const MemoryScanShape& s) {
+  return (s.depth == 1 ? 1 : kSlices) * int64_t{kTileElements};
+}
+int64_t carry_elements(const MemoryScanShape& s) { return 2 * s.depth * weight_elements(s); }
+int64_t state_elements(const MemoryScanShape& s) {
+  return s.depth == 1 ? kFlatStateElements : kStateElements;
+}
+int64_t record_elements(const MemoryScanShape& s) {
+  switch (kind_of(s)) {
+    case Kind::kNarrow:
+      return int64_t{narrow_kept::kTiles} * kNarrowElements;
+    case Kind::kFlat:
+      return int64_t{flat_kept::kTiles} * kTileElements;
+    default:
+      return int64_t{kept::kTiles} * kTileElements;
+  }
+}
 
 // Blocks per segment: enough for the parallel kernels to fill the GPU several times over. The scans
 // of 64 sequences fill it too; fewer gain from short segments, whose stages then run side by side.
@@ -19,15 +42,12 @@ constexpr int64_t kNarrowFactor = 2;
 // Segments whose states, and whose records for backward, are in flight at a time.
 constexpr int kForwardSlots = 2, kStateSlots = 3, kKeptSlots = 2;
 
-// Chunks of sixteen tokens have kernels of their own; others fill tiles of 64 rows.
-bool narrow(const MemoryScanShape& s) { return s.chunk == 16; }
-
 int64_t chunk_count(const MemoryScanShape& s) { return (s.tokens + s.chunk - 1) / s.chunk; }
 
 int64_t segment_chunks(const MemoryScanShape& s) {
   const int64_t sequences = s.batch * s.heads;
   const int64_t blocks = (sequences < kFewSequences ? kSegmentBlocksFewSequences : kSegmentBlocks) *
-                         (narrow(s) ? kNarrowFactor : 1);
+                         (kind_of(s) == Kind::kNarrow ? kNarrowFactor : 1);
   const int64_t most = std::max<int64_t>(1, blocks / sequences);
   const int64_t segments = (chunk_count(s) + most - 1) / most;
   return (chunk_count(s) + segments - 1) / segments;
@@ -54,8 +74,9 @@ class Allotment {
   size_t bytes_ = 0;
 };
 
-MemoryScanCarry carry_at(float* base, int64_t sequences) {
-  const int64_t n = sequences * kWeightElements;
+MemoryScanCarry carry_at(const MemoryScanShape& s, float* base) {
+  const int64_t n = s.batch * s.heads * weight_elements(s);
+  if (s.depth == 1) return {base, nullptr, base + n, nullptr};
   return {base, base + n, base + 2 * n, base + 3 * n};
 }
 
@@ -95,9 +116,9 @@ ForwardBuffers plan_forward(const MemoryScanShape& s, void* workspace) {
   ForwardBuffers b;
   for (int i = 0; i < kForwardSlots; ++i) {
     b.coefficients[i] = a.take<float>(blocks * kCoefficients);
-    b.states[i] = a.take<bf16>(blocks * kStateElements);
+    b.states[i] = a.take<bf16>(blocks * state_elements(s));
   }
-  b.carries = a.take<float>(2 * sequences * kCarryElements);
+  b.carries = a.take<float>(2 * sequences * carry_elements(s));
   b.bytes = a.bytes();
   return b;
 }
@@ -121,48 +142,65 @@ const char* last_error() {
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
-const char* copy_carry(const MemoryScanCarry& to, const MemoryScanCarry& from, int64_t sequences,
-                       cudaStream_t stream) {
-  const size_t bytes = sequences * kWeightElements * sizeof(float);
-  cudaMemcpyAsync(to.w1, from.w1, bytes, cudaMemcpyDeviceToDevice, stream);
-  cudaMemcpyAsync(to.w2, from.w2, bytes, cudaMemcpyDeviceToDevice, stream);
-  if (from.s1 == nullptr) {
-    cudaMemsetAsync(to.s1, 0, bytes, stream);
-    cudaMemsetAsync(to.s2, 0, bytes, stream);
-  } else {
-    cudaMemcpyAsync(to.s1, from.s1, bytes, cudaMemcpyDeviceToDevice, stream);
-    cudaMemcpyAsync(to.s2, from.s2, bytes, cudaMemcpyDeviceToDevice, stream);
-  }
+const char* copy_carry(const MemoryScanShape& s, const MemoryScanCarry& to,
+                       const MemoryScanCarry& from, cudaStream_t stream) {
+  const size_t bytes = s.batch * s.heads * weight_elements(s) * sizeof(float);
+  const auto copy = [&](float* target, const float* source) {
+    if (target == nullptr) return;
+    if (source == nullptr) {
+      cudaMemsetAsync(target, 0, bytes, stream);
+    } else {
+      cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, stream);
+    }
+  };
+  copy(to.w1, from.w1), copy(to.w2, from.w2), copy(to.s1, from.s1), copy(to.s2, from.s2);
   return last_error();
 }
 
-void scan_states(const MemoryScanShape& shape, const CommonParams& p, const MemoryScanCarry& in,
+void scan_states(Kind kind, const CommonParams& p, const MemoryScanCarry& in,
                  const MemoryScanCarry& out, cudaStream_t stream) {
-  if (narrow(shape)) {
-    launch_narrow_states(p, in, out, stream);
+  const auto launch = kind == Kind::kFlat     ? launch_flat_states
+                      : kind == Kind::kNarrow ? launch_narrow_states
+                                              : launch_scan_states;
+  launch(p, in, out, stream);
+}
+
+void read(Kind kind, const CommonParams& p, const Rows& y, cudaStream_t stream) {
+  const auto launch = kind == Kind::kFlat     ? launch_flat_read
+                      : kind == Kind::kNarrow ? launch_narrow_read
+                                              : launch_read;
+  launch(p, y, stream);
+}
+
+void read_backward(Kind kind, const CommonParams& p, const Rows& dy, const Rows& dq, bf16* record,
+                   cudaStream_t stream) {
+  if (kind == Kind::kFlat) {
+    launch_flat_read_backward(p, dy, dq, {record}, stream);
+  } else if (kind == Kind::kNarrow) {
+    launch_narrow_read_backward(p, dy, dq, {record}, stream);
   } else {
-    launch_scan_states(p, in, out, stream);
+    launch_read_keeping(p, dy, {record}, stream);
+    launch_read_backward(p, dy, dq, {record}, stream);
   }
 }
 
 const char* forward(const MemoryScanForwardArgs& args, cudaStream_t stream) {
   const MemoryScanShape& shape = args.shape;
   const int64_t sequences = shape.batch * shape.heads, segments = segment_count(shape);
+  const int64_t carry = sequences * carry_elements(shape);
   const ForwardBuffers b = plan_forward(shape, args.workspace);
   const auto carry_before = [&](int64_t i) {
     if (i == segments) return args.carry_out;
-    if (args.checkpoints != nullptr)
-      return carry_at(args.checkpoints + i * sequences * kCarryElements, sequences);
-    return i == 0 ? args.carry_in
-                  : carry_at(b.carries + i % 2 * sequences * kCarryElements, sequences);
+    if (args.checkpoints != nullptr) return carry_at(shape, args.checkpoints + i * carry);
+    return i == 0 ? args.carry_in : carry_at(shape, b.carries + i % 2 * carry);
   };
   if (args.checkpoints != nullptr) {
-    if (const char* e = copy_carry(carry_before(0), args.carry_in, sequences, stream)) return e;
+    if (const char* e = copy_carry(shape, carry_before(0), args.carry_in, stream)) return e;
   }
   // The next segment's scan, which fills only part of the GPU when there are few sequences, runs
   // beside this segment's reads.
   const cudaStream_t side = args.side_stream == nullptr ? stream : args.side_stream;
-  Marks scanned(segments), read(segments), begun(1);
+  Marks scanned(segments), reads(segments), begun(1);
   begun.make(0, stream);
   begun.await(0, side);
   for (int64_t i = 0; i < segments; ++i) {
@@ -171,20 +209,16 @@ const char* forward(const MemoryScanForwardArgs& args, cudaStream_t stream) {
                          to_rows(args.v),      args.gates,           args.norm_gain,
                          args.norm_bias,       b.coefficients[slot], b.states[slot],
                          shape.epsilon,        shape.residual,       shape.gelu};
-    read.await(i - kForwardSlots, stream);
+    reads.await(i - kForwardSlots, stream);
     launch_gate_coefficients(p, b.coefficients[slot], stream);
-    scan_states(shape, p, carry_before(i), carry_before(i + 1), stream);
+    scan_states(kind_of(shape), p, carry_before(i), carry_before(i + 1), stream);
     scanned.make(i, stream);
     scanned.await(i, side);
-    if (narrow(shape)) {
-      launch_narrow_read(p, to_rows(args.y), side);
-    } else {
-      launch_read(p, to_rows(args.y), side);
-    }
-    read.make(i, side);
+    read(kind_of(shape), p, to_rows(args.y), side);
+    reads.make(i, side);
     if (const char* e = last_error()) return e;
   }
-  read.await(segments - 1, stream);
+  reads.await(segments - 1, stream);
   return last_error();
 }
 
@@ -204,12 +238,10 @@ BackwardBuffers plan_backward(const MemoryScanShape& s, void* workspace) {
   BackwardBuffers b;
   for (int i = 0; i < kStateSlots; ++i) {
     b.coefficients[i] = a.take<float>(blocks * kCoefficients);
-    b.states[i] = a.take<bf16>(blocks * kStateElements);
+    b.states[i] = a.take<bf16>(blocks * state_elements(s));
   }
-  const int64_t record =
-      narrow(s) ? narrow_kept::kTiles * kNarrowElements : kept::kTiles * kTileElements;
-  for (int i = 0; i < kKeptSlots; ++i) b.kept[i] = a.take<bf16>(blocks * record);
-  b.carries = a.take<float>(3 * sequences * kCarryElements);
+  for (int i = 0; i < kKeptSlots; ++i) b.kept[i] = a.take<bf16>(blocks * record_elements(s));
+  b.carries = a.take<float>(3 * sequences * carry_elements(s));
   b.norm_parts = a.take<float>(sequences * kTile * 2 * kTile);
   b.norm_reads = a.take<float>(sequences * 2 * kTile);
   b.bytes = a.bytes();
@@ -218,11 +250,11 @@ BackwardBuffers plan_backward(const MemoryScanShape& s, void* workspace) {
 
 const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
   const MemoryScanShape& shape = args.shape;
-  const int64_t sequences = shape.batch * shape.heads, segments = segment_count(shape);
+  const int64_t segments = segment_count(shape);
+  const int64_t carry_size = shape.batch * shape.heads * carry_elements(shape);
+  const Kind kind = kind_of(shape);
   const BackwardBuffers b = plan_backward(shape, args.workspace);
-  const auto carry = [&](int64_t i) {
-    return carry_at(b.carries + i * sequences * kCarryElements, sequences);
-  };
+  const auto carry = [&](int64_t i) { return carry_at(shape, b.carries + i * carry_size); };
   const Rows dy = to_rows(args.dy), dv = to_rows(args.dv);
   // Three stages, each a segment ahead of the next: states again, reads and their adjoint, the
   // state's adjoint. The first and the last fill only part of the GPU when there are few sequences.
@@ -241,10 +273,10 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
   };
   const auto scan = [&](int64_t i) {
     const CommonParams p = params(i);
-    float* checkpoint = const_cast<float*>(args.checkpoints) + i * sequences * kCarryElements;
+    float* checkpoint = const_cast<float*>(args.checkpoints) + i * carry_size;
     done.await(i + kStateSlots, scan_stream);
     launch_gate_coefficients(p, b.coefficients[i % kStateSlots], scan_stream);
-    scan_states(shape, p, carry_at(checkpoint, sequences), carry(2), scan_stream);
+    scan_states(kind, p, carry_at(shape, checkpoint), carry(2), scan_stream);
     scanned.make(i, scan_stream);
   };
   const auto read_back = [&](int64_t i) {
@@ -252,12 +284,7 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
     bf16* record = b.kept[i % kKeptSlots];
     scanned.await(i, read_stream);
     done.await(i + kKeptSlots, read_stream);
-    if (narrow(shape)) {
-      launch_narrow_read_backward(p, dy, to_rows(args.dq), {record}, read_stream);
-    } else {
-      launch_read_keeping(p, dy, {record}, read_stream);
-      launch_read_backward(p, dy, to_rows(args.dq), {record}, read_stream);
-    }
+    read_backward(kind, p, dy, to_rows(args.dq), record, read_stream);
     read.make(i, read_stream);
   };
   const auto adjoint = [&](int64_t i) {
@@ -268,7 +295,10 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
     const MemoryScanCarry to = i == 0 ? args.dcarry_in : carry(i % 2);
     const Rows dk = to_rows(args.dk);
     read.await(i, stream);
-    if (narrow(shape)) {
+    if (kind == Kind::kFlat) {
+      launch_flat_adjoint(p, from, to, dk, dv, {record}, stream);
+      launch_flat_finish(p, args.dgates, {record}, stream);
+    } else if (kind == Kind::kNarrow) {
       launch_narrow_adjoint(p, from, to, dv, {record}, b.norm_parts, first, stream);
       launch_narrow_finish(p, dk, dv, args.dgates, {record}, b.norm_reads, first, stream);
     } else {
@@ -283,8 +313,10 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
     if (i + 2 < segments) adjoint(i + 2);
     if (const char* e = last_error()) return e;
   }
-  launch_finish_norm(segment_at(shape, 0), narrow(shape) ? kNarrow : kTile, b.norm_parts,
-                     b.norm_reads, args.dnorm_gain, args.dnorm_bias, stream);
+  if (shape.norm) {
+    launch_finish_norm(segment_at(shape, 0), kind == Kind::kNarrow ? kNarrow : kTile, b.norm_parts,
+                       b.norm_reads, args.dnorm_gain, args.dnorm_bias, stream);
+  }
   return last_error();
 }
 
@@ -292,9 +324,10 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
 }  // namespace memory
 
 bool MemoryScanSupports(const MemoryScanShape& s) {
-  return s.head_dim == 64 && s.hidden == 256 && s.depth == 2 && s.norm &&
-         (s.chunk == 16 || s.chunk == 32 || s.chunk == 64) && s.batch > 0 && s.heads > 0 &&
-         s.tokens > 0;
+  const bool deep = s.depth == 2 && s.hidden == 256 && s.norm;
+  const bool flat = s.depth == 1 && !s.norm;
+  return s.head_dim == 64 && (deep || flat) && (s.chunk == 16 || s.chunk == 32 || s.chunk == 64) &&
+         s.batch > 0 && s.heads > 0 && s.tokens > 0;
 }
 
 size_t MemoryScanForwardWorkspace(const MemoryScanShape& shape) {
@@ -306,7 +339,7 @@ size_t MemoryScanBackwardWorkspace(const MemoryScanShape& shape) {
 }
 
 size_t MemoryScanCheckpointBytes(const MemoryScanShape& shape) {
-  return memory::segment_count(shape) * shape.batch * shape.heads * memory::kCarryElements *
+  return memory::segment_count(shape) * shape.batch * shape.heads * memory::carry_elements(shape) *
          sizeof(float);
 }
 

@@ -1,7 +1,7 @@
 // The neural memory's scan on a Hopper GPU: forward from carry to carry, and its exact backward.
 //
-// For each batch entry and head a two-layer network f_W(x) = [x +] LN(W2 silu(W1 x)) is trained
-// on the tokens' keys and values while the tokens' queries are read from it:
+// For each batch entry and head a network, f_W(x) = [x +] LN(W2 act(W1 x)) or [x +] W1 x, is
+// trained on the tokens' keys and values while the tokens' queries are read from it:
 //
 //   u_t = grad_W 1/2 |f_W(k_t) - v_t|^2          at the state that began the token's chunk
 //   S_t = eta_t S_{t-1} - theta_t u_t
@@ -29,7 +29,7 @@ struct MemoryScanShape {
   int64_t tokens = 0;  // any number; the last chunk may be shorter
   int64_t heads = 0;
   int head_dim = 64;
-  int hidden = 256;
+  int hidden = 256;  // of depth 2
   int depth = 2;
   int chunk = 64;
   bool norm = true;      // layer norm at the network's end
@@ -46,8 +46,9 @@ struct MemoryScanRows {
   int64_t token_stride = 0;
 };
 
-// s1 and s2 null: without momentum (zero coming in, not written going out). fp32, dense: w1, s1
-// [batch, heads, hidden, head_dim]; w2, s2 [batch, heads, head_dim, hidden].
+// fp32, dense: w1, s1 [batch, heads, hidden, head_dim]; w2, s2 [batch, heads, head_dim, hidden].
+// Depth 1: w1, s1 [batch, heads, head_dim, head_dim], the others null. Without momentum s1 and s2
+// may be null: zero coming in, not written going out.
 struct MemoryScanCarry {
   float* w1 = nullptr;
   float* w2 = nullptr;

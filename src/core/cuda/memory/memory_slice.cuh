@@ -14,21 +14,21 @@ __device__ inline int element_offset(int i, int slice, bool second) {
   return second ? f * (kSlices * kTile) + hid : hid * kTile + f;
 }
 
-// This sequence's slice of one layer; zeros where the caller has no such weights.
+// This sequence's slice of one layer of `slices`; zeros where the caller has no such weights.
 __device__ inline void load_slice(Acc& x, const float* weights, int64_t sequence, int slice,
-                                  bool second) {
-  const float* from = weights + sequence * kSlices * kTileElements;
+                                  bool second, int slices = kSlices) {
+  const float* from = weights + sequence * slices * kTileElements;
 #pragma unroll
   for (int i = 0; i < 32; ++i)
     x[i] = weights == nullptr ? 0 : from[element_offset(i, slice, second)];
 }
 
 __device__ inline void store_slice(const Acc& x, float* weights, int64_t sequence, int slice,
-                                   bool second) {
+                                   bool second, int slices = kSlices) {
   if (weights == nullptr) return;
   // Opaque, or the compiler computes these addresses early and keeps them.
   asm volatile("" : "+r"(slice));
-  float* to = weights + sequence * kSlices * kTileElements;
+  float* to = weights + sequence * slices * kTileElements;
 #pragma unroll
   for (int i = 0; i < 32; ++i) to[element_offset(i, slice, second)] = x[i];
 }

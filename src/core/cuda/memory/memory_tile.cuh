@@ -29,6 +29,8 @@ inline constexpr int kSlices = 4;                         // hidden 256 = 4 slic
 // One state: per slice the tiles W1 [hid, f], W2^T [hid, f], S1, S2^T, swizzled as above.
 inline constexpr int kStateTiles = 4 * kSlices;
 inline constexpr int64_t kStateElements = int64_t{kStateTiles} * kTileElements;
+// The state of depth 1: W, S [out, in].
+inline constexpr int64_t kFlatStateElements = int64_t{2} * kTileElements;
 
 using Acc = float[32];
 using Frag = uint32_t[16];  // a 64 x 64 product as bf16 pairs: the A operand of four k-steps
