@@ -60,6 +60,7 @@ class Trainer {
   int64_t step() const { return step_; }  // taken so far
   const ModelSpec& spec() const { return spec_; }
   const v1::RunConfig& config() const { return config_; }
+  // This rank's part of the model (spec().split); GatherParameters puts the parts together.
   const ParameterSet& parameters() const { return parameters_; }
   ParameterSet& parameters() { return parameters_; }
   const Optimizer& optimizer() const { return *optimizer_; }
