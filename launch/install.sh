@@ -32,7 +32,7 @@ main() {
     shift
   done
   command -v dpkg-query >/dev/null ||
-    die "this is not Debian; install what these packages hold, then build with CMake: ${packages[*]}"
+    die "this is not Debian; install what these hold, then build with CMake: ${packages[*]}"
 
   local missing=() package
   for package in "${packages[@]}"; do

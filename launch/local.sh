@@ -13,8 +13,8 @@
 #
 # Ctrl-C and SIGTERM save and end with 0, SIGUSR1 saves and goes on; `mnemo status|save|stop RUN` do
 # the same from elsewhere. A coordinator that dies is started again, up to 3 times. The exit code is
-# the job's. MNEMO names another binary than build/mnemo; MNEMO_GRACE_SECONDS is how long mpirun waits
-# for ranks to save when it gets a SIGTERM itself (60).
+# the job's. MNEMO names another binary than build/mnemo; MNEMO_GRACE_SECONDS is how long ranks may
+# take to save where they cannot be asked twice (60).
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -20,7 +20,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 # shellcheck source=launch/job.sh
 source "$root/launch/job.sh"
 
-# The ranks that a hostfile has room for: `slots=` (or `slots =`) of each line, one where it is absent.
+# The ranks that a hostfile has room for: `slots=` (or `slots =`) of each line, one without it.
 slots_of() {
   awk '{ sub(/#.*/, "") } NF {
     slots = 1

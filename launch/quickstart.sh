@@ -86,6 +86,7 @@ main() {
 
   SECONDS=0
   mkdir -p "$run"
+  rm -f "$run/coordinator.json" # of one that was killed; ranks that still train hold the run's lock
   prepare "${inputs[@]}"
   local steps
   steps="$(number_after 'steps:' "$config")"

@@ -27,7 +27,7 @@ while (($# > 0)); do
   esac
 done
 mnemo="${MNEMO:-$root/build/mnemo}"
-[[ -x "$mnemo" ]] || die "no $mnemo; build first (launch/test.sh or cmake --preset release), or name it in MNEMO"
+[[ -x "$mnemo" ]] || die "no $mnemo; build first (cmake --preset release), or name it in MNEMO"
 mkdir -p "$out"
 
 # run_cell NAME BLOCK CHUNK MOMENTUM LENGTH SEED

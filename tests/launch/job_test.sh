@@ -10,6 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../launch/common.sh"
 mnemo="${MNEMO:-$root/build/mnemo}"
 scratch="$(mktemp -d)"
 job=0 # process number of launch/local.sh
+grace=60
 
 clean_up() {
   ((job == 0)) || kill -TERM "$job" 2>/dev/null || true
@@ -24,7 +25,7 @@ start() {
   shift 2
   run="$scratch/$name"
   # A shell ignores SIGINT for what it runs in the background.
-  MNEMO="$mnemo" MNEMO_GRACE_SECONDS=4 env --default-signal=INT "$root/launch/local.sh" "$scratch/job.textproto" -n 4 \
+  MNEMO="$mnemo" MNEMO_GRACE_SECONDS="$grace" env --default-signal=INT "$root/launch/local.sh" "$scratch/job.textproto" -n 4 \
     --run-dir "$run" --shards "$scratch/shards" --set "train.steps=$steps" --silent-seconds 5 "$@" \
     >"$scratch/$name.log" 2>&1 &
   job=$!
@@ -72,7 +73,7 @@ ends_with() {
 says() { grep -qE -- "$1" "$scratch/$(basename "$run").log" || fail "does not say: $1"; }
 
 case_finishes() {
-  start finishes 6
+  start finishes 6 --no-memory-check
   ends_with 0 60
   [[ -s "$run/model/model.safetensors" ]] || fail "no model"
   (($(steps_taken) == 6)) || fail "$(steps_taken) steps in metrics.jsonl, not 6"
@@ -102,10 +103,21 @@ case_mpirun_is_told_to_end() {
   kill -USR2 "$(process_of mpirun)"
   ends_with 0 30
   (($(checkpoints) > 0)) || fail "nothing was saved"
+  grace=4
   start terminated 1000000
   eventually 30 "training" trains
   kill -TERM "$(process_of mpirun)"
   ends_with any 30
+  grace=60
+  (($(checkpoints) > 0)) || fail "nothing was saved"
+}
+
+# A terminal that is closed takes nothing with it.
+case_hangs_up() {
+  start hangs_up 1000000
+  eventually 30 "training" trains
+  kill -HUP "$job"
+  ends_with 0 30
   (($(checkpoints) > 0)) || fail "nothing was saved"
 }
 
@@ -122,12 +134,38 @@ case_coordinator_dies() {
   ends_with 0 30
 }
 
+# Three times it is started again; then training goes on without. A coordinator that was told to discard
+# an earlier run is not told again.
+case_coordinator_dies_for_good() {
+  local round before saved
+  start for_good 1000000 --overwrite
+  eventually 30 "training" trains
+  kill -USR1 "$job"
+  eventually 20 "a checkpoint" eval '(($(checkpoints) > 0))'
+  for round in 1 2 3 4; do
+    eventually 20 "coordinator $round" eval '[[ -n "$(coordinator)" && -e "$run/coordinator.json" ]]'
+    before="$(coordinator)"
+    kill -KILL "$before"
+    eventually 20 "the end of coordinator $round" eval "! kill -0 $before 2>/dev/null"
+    (($(checkpoints) > 0)) || fail "the checkpoint is gone"
+  done
+  eventually 5 "the launcher's word" \
+    grep -q 'died for the 4th time; training goes on without one' "$scratch/for_good.log"
+  [[ -z "$(coordinator)" ]] || fail "there is a fifth coordinator"
+  before="$(steps_taken)"
+  saved="$(checkpoints)"
+  eventually 20 "training" trains "$before"
+  kill -TERM "$job"
+  ends_with 0 30
+  (($(checkpoints) > saved)) || fail "nothing was saved"
+}
+
 case_rank_dies() {
   start killed 1000000
   eventually 30 "training" trains
   kill -KILL "$(a_rank)"
   ends_with bad 30
-  says 'rank [0-9]+ '
+  says 'lost rank [0-9]+ \(host .*gone|rank [0-9]+ on '
 }
 
 case_rank_is_silent() {
@@ -136,7 +174,7 @@ case_rank_is_silent() {
   eventually 30 "training" trains
   victim="$(a_rank)"
   kill -STOP "$victim"
-  ends_with bad 60
+  ends_with 1 30
   says 'lost rank [0-9]+ .*silent'
 }
 
@@ -148,10 +186,11 @@ case_launcher_dies() {
   wait "$job" 2>/dev/null || true
   job=0
   eventually 30 "the end of all processes" nobody_left
+  (($(checkpoints) > 0)) || fail "nothing was saved"
 }
 
-all=(finishes stops_and_goes_on mpirun_is_told_to_end coordinator_dies rank_dies rank_is_silent
-  launcher_dies)
+all=(finishes stops_and_goes_on mpirun_is_told_to_end hangs_up coordinator_dies
+  coordinator_dies_for_good rank_dies rank_is_silent launcher_dies)
 
 main() {
   "$mnemo" --log-level warning data prepare "$root/docs" --out "$scratch/shards" --tokenizer bytes \
