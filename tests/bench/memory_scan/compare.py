@@ -11,7 +11,9 @@ import sys
 
 import torch
 
-HEADS, F, HIDDEN, CHUNK, TOKENS = 16, 64, 256, 64, 1024
+HEADS, F, HIDDEN, TOKENS = 16, 64, 256, 1024
+# Depth, chunk, batch.
+CASES = [(2, 64, 4), (2, 64, 1), (2, 16, 4), (1, 64, 4)]
 
 
 def coefficients(theta, eta, alpha):  # [n, b] each, by differences of logs and one matrix product
@@ -59,22 +61,36 @@ def chunk_step(w1, w2, s1, s2, q, k, v, theta, eta, alpha, gain, bias):
             el * s1 - mm(d1.mT, pl * k), el * s2 - mm(d2.mT, pl * h))
 
 
-def run(step, state, inputs, gain, bias):
+def flat_chunk_step(w, s, q, k, v, theta, eta, alpha, gain, bias):
+    """The same for depth 1 without norm and residual: w [n, f, f]."""
+    a, b, e, g, p = coefficients(theta, eta, alpha)
+    d = mm(k, w.mT) - v
+    y = (a[..., None] * mm(q, w.mT) + b[..., None] * mm(q, s.mT)
+         - mm(g * mm(q, k.mT), d))
+    gl, pl = g[:, -1, :, None], p[:, -1, :, None]
+    al, bl, el = (x[:, -1, None, None] for x in (a, b, e))
+    return y, al * w + bl * s - mm(d.mT, gl * k), el * s - mm(d.mT, pl * k)
+
+
+def run(step, chunk, state, inputs, gain, bias):
     ys = []
-    for t in range(0, inputs[0].shape[1], CHUNK):
-        y, *state = step(*state, *(x[:, t:t + CHUNK] for x in inputs), gain, bias)
+    for t in range(0, inputs[0].shape[1], chunk):
+        y, *state = step(*state, *(x[:, t:t + chunk] for x in inputs), gain, bias)
         ys.append(y.bfloat16())
     return torch.cat(ys, 1), state
 
 
-def rate(batch, backward, step):
+def rate(depth, chunk, batch, backward, step):
     n, dev = batch * HEADS, "cuda"
     rows = [torch.nn.functional.normalize(torch.randn(n, TOKENS, F, device=dev), dim=-1)
             for _ in range(2)] + [torch.randn(n, TOKENS, F, device=dev)]
     eta = torch.rand(n, TOKENS, device=dev) * 0.8 + 0.1
     gates = [(1 - eta) / 64, eta, torch.rand(n, TOKENS, device=dev) * 1e-3 + 1e-5]
-    state = [torch.randn(n, HIDDEN, F, device=dev), torch.randn(n, F, HIDDEN, device=dev) / 16,
-             torch.zeros(n, HIDDEN, F, device=dev), torch.zeros(n, F, HIDDEN, device=dev)]
+    if depth == 1:
+        state = [torch.randn(n, F, F, device=dev) / 8, torch.zeros(n, F, F, device=dev)]
+    else:
+        state = [torch.randn(n, HIDDEN, F, device=dev), torch.randn(n, F, HIDDEN, device=dev) / 16,
+                 torch.zeros(n, HIDDEN, F, device=dev), torch.zeros(n, F, HIDDEN, device=dev)]
     inputs = rows + gates
     gain, bias = torch.ones(F, device=dev), torch.zeros(F, device=dev)
     if backward:
@@ -85,7 +101,7 @@ def rate(batch, backward, step):
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         with torch.set_grad_enabled(backward):
-            y, _ = run(step, state, inputs, gain, bias)
+            y, _ = run(step, chunk, state, inputs, gain, bias)
             if backward:
                 y.float().square().sum().backward()
         stop.record()
@@ -97,11 +113,13 @@ def rate(batch, backward, step):
 
 def main():
     check, out = sys.argv[1:3]
-    step = torch.compile(chunk_step)
     rows = []
-    for batch in (4, 1):
-        row = {"batch": batch, "pytorch_forward": rate(batch, False, step),
-               "pytorch_both": rate(batch, True, step)}
+    for depth, chunk, batch in CASES:
+        torch._dynamo.reset()
+        step = torch.compile(flat_chunk_step if depth == 1 else chunk_step)
+        row = {"depth": depth, "chunk": chunk, "batch": batch,
+               "pytorch_forward": rate(depth, chunk, batch, False, step),
+               "pytorch_both": rate(depth, chunk, batch, True, step)}
         print(row, flush=True)
         rows.append(row)
     subprocess.run([check, "bench", out], check=True)

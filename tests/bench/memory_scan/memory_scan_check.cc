@@ -1,7 +1,7 @@
 // Checks the CUDA memory scan against the float64 reference and times it.
 //
-//   memory_scan_check check [CHUNK]      every check, or one chunk length's; exit status 1 if one
-//   fails memory_scan_check bench FILE         times the benchmark shapes, writes JSON to FILE
+//   memory_scan_check check [CHUNK]      every check, or one chunk's; exit status 1 if one fails
+//   memory_scan_check bench FILE         times the benchmark shapes, writes JSON to FILE
 //   memory_scan_check growth FILE        errors over 1,000 chunks, as JSON
 //   memory_scan_check sanitize           small calls of every kernel, for compute-sanitizer
 //   memory_scan_check profile [CHUNK]    one call of the first benchmark shape, for a profiler

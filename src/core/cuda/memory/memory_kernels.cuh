@@ -170,7 +170,8 @@ void launch_finish_norm(const Segment& segment, int parts, const float* norm_par
                         const float* norm_reads, float* dgain, float* dbias, cudaStream_t stream);
 
 // The same for chunks of sixteen tokens. launch_narrow_read_backward also takes the whole adjoint
-// of the reads and the key passes' derivatives, so that only the state's adjoint remains.
+// of the reads and the key passes' derivatives, so that only the state's adjoint remains;
+// launch_narrow_adjoint adds to norm_parts [sequences, 16, 2, 64].
 void launch_narrow_states(const CommonParams& p, const MemoryScanCarry& in,
                           const MemoryScanCarry& out, cudaStream_t stream);
 void launch_narrow_read(const CommonParams& p, const Rows& y, cudaStream_t stream);
@@ -178,7 +179,7 @@ void launch_narrow_read_backward(const CommonParams& p, const Rows& dy, const Ro
                                  const NarrowKept& kept, cudaStream_t stream);
 void launch_narrow_adjoint(const CommonParams& p, const MemoryScanCarry& in,
                            const MemoryScanCarry& out, const Rows& dv, const NarrowKept& kept,
-                           float* norm_parts, bool first, cudaStream_t stream);  // 16 norm_parts
+                           float* norm_parts, cudaStream_t stream);
 void launch_narrow_finish(const CommonParams& p, const Rows& dk, const Rows& dv,
                           const MemoryScanGates& dgates, const NarrowKept& kept, float* norm_reads,
                           bool first, cudaStream_t stream);

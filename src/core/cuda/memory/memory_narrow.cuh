@@ -6,6 +6,7 @@
 // 8 j + 2 (lane % 4) + e) is x[4 j + 2 i + e].
 #pragma once
 
+#include "src/core/cuda/memory/memory_activation.cuh"
 #include "src/core/cuda/memory/memory_gates.cuh"
 #include "src/core/cuda/memory/memory_rows.cuh"
 

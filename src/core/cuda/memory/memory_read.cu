@@ -5,6 +5,7 @@
 // stay in registers while the slices' weights stream through three stages of shared memory. Keys
 // are passed first over all slices (for the deltas), then recomputed slice by slice. Two CTAs
 // share an SM, so that one's elementwise work runs under the other's matrix products.
+#include "src/core/cuda/memory/memory_activation.cuh"
 #include "src/core/cuda/memory/memory_gates.cuh"
 #include "src/core/cuda/memory/memory_rows.cuh"
 

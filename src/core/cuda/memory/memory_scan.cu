@@ -261,6 +261,8 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
   const cudaStream_t scan_stream = args.side_streams[0] == nullptr ? stream : args.side_streams[0];
   const cudaStream_t read_stream = args.side_streams[1] == nullptr ? stream : args.side_streams[1];
   Marks scanned(segments), read(segments), done(segments), begun(1);
+  cudaMemsetAsync(b.norm_parts, 0, shape.batch * shape.heads * kTile * 2 * kTile * sizeof(float),
+                  stream);
   begun.make(0, stream);
   begun.await(0, scan_stream);
   begun.await(0, read_stream);
@@ -299,7 +301,7 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
       launch_flat_adjoint(p, from, to, dk, dv, {record}, stream);
       launch_flat_finish(p, args.dgates, {record}, stream);
     } else if (kind == Kind::kNarrow) {
-      launch_narrow_adjoint(p, from, to, dv, {record}, b.norm_parts, first, stream);
+      launch_narrow_adjoint(p, from, to, dv, {record}, b.norm_parts, stream);
       launch_narrow_finish(p, dk, dv, args.dgates, {record}, b.norm_reads, first, stream);
     } else {
       launch_scan_adjoint(p, from, to, dv, {record}, b.norm_parts, first, stream);

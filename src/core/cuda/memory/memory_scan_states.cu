@@ -5,6 +5,7 @@
 // layer in fp32 in registers and passes half of the chunk's keys through the slice. The bf16
 // operand copies are in shared memory. Only the network's output crosses the cluster: each CTA
 // adds the two partial outputs of its 32 tokens, forms their deltas and sends them to the other.
+#include "src/core/cuda/memory/memory_activation.cuh"
 #include "src/core/cuda/memory/memory_slice.cuh"
 
 namespace mnemo::memory {

@@ -13,7 +13,6 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <type_traits>
 
 namespace mnemo::memory {
 
@@ -226,23 +225,6 @@ __device__ inline void load_frag(Frag& frag, const void* tile) {
   }
 }
 
-// Reads a tile as the fragment of its transpose.
-__device__ inline void load_frag_transposed(Frag& frag, const void* tile) {
-  const int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
-  // The four matrices of a step: eight further rows of the result, eight further columns, both.
-  const int row8 = (lane >> 3) & 1, column8 = lane >> 4;
-  const uint32_t base = smem_address(tile) + (8 * column8 + (lane & 7)) * 128 +
-                        (((2 * warp + row8) ^ (lane & 7)) << 4);
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(frag[4 * k]), "=r"(frag[4 * k + 1]), "=r"(frag[4 * k + 2]),
-                   "=r"(frag[4 * k + 3])
-                 : "r"(base + 2048 * k)
-                 : "memory");
-  }
-}
-
 // A fragment in global memory, in register order: one 16-byte access a thread and step.
 __device__ inline void store_fragment(bf16* to, const Frag& frag) {
   uint4* p = reinterpret_cast<uint4*>(to) + (threadIdx.x & 127);
@@ -369,76 +351,6 @@ __device__ inline void send(uint32_t address, uint2 x, uint32_t bar) {
 }
 __device__ inline void mbar_arrive(uint64_t* bar) {
   asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(smem_address(bar)) : "memory");
-}
-
-// ---- Elementwise --------------------------------------------------------------------------
-
-// act(z) = w + w tanh(u) with w = z / 2: SiLU with u = w, GELU (tanh form) with
-// u = sqrt(2 / pi) (z + 0.044715 z^3). tanh.approx has a relative error of 2^-11, a quarter of a
-// bf16 rounding.
-__device__ inline float approximate_tanh(float u) {
-  float t;
-  asm("tanh.approx.f32 %0, %1;" : "=f"(t) : "f"(u));
-  return t;
-}
-
-struct Silu {
-  __device__ static float value(float z) {
-    const float w = 0.5f * z;
-    return fmaf(w, approximate_tanh(w), w);
-  }
-  // Replaces z by act(z) and returns the derivative, 1/2 + (t + w (1 - t^2)) / 2.
-  __device__ static float value_and_slope(float& z) {
-    const float w = 0.5f * z, t = approximate_tanh(w);
-    z = fmaf(w, t, w);
-    return fmaf(0.5f, fmaf(w, fmaf(-t, t, 1.0f), t), 0.5f);
-  }
-  // The same with the second derivative.
-  __device__ static float slope_and_curve(float& z, float& curve) {
-    const float w = 0.5f * z, t = approximate_tanh(w), u = fmaf(-t, t, 1.0f);
-    z = fmaf(w, t, w);
-    curve = 0.5f * u * fmaf(-w, t, 1.0f);
-    return fmaf(0.5f, fmaf(w, u, t), 0.5f);
-  }
-};
-
-struct Gelu {
-  static constexpr float kLinear = 0.7978845608f, kCubic = 0.044715f * kLinear;
-
-  __device__ static float value(float z) {
-    const float w = 0.5f * z;
-    return fmaf(w, approximate_tanh(z * fmaf(kCubic * z, z, kLinear)), w);
-  }
-  // (1 + t) / 2 + w (1 - t^2) u'
-  __device__ static float value_and_slope(float& z) {
-    const float w = 0.5f * z, bend = kCubic * z * z;
-    const float t = approximate_tanh(z * (kLinear + bend));
-    const float step = fmaf(-t, t, 1.0f) * fmaf(3.0f, bend, kLinear);
-    z = fmaf(w, t, w);
-    return fmaf(w, step, fmaf(0.5f, t, 0.5f));
-  }
-  // (1 - t^2) (u' + w (u'' - 2 t u'^2))
-  __device__ static float slope_and_curve(float& z, float& curve) {
-    const float w = 0.5f * z, bend = kCubic * z * z;
-    const float t = approximate_tanh(z * (kLinear + bend));
-    const float du = fmaf(3.0f, bend, kLinear), u = fmaf(-t, t, 1.0f);
-    curve = u * fmaf(w, -2.0f * t * du * du, fmaf(6.0f, bend, kLinear));
-    z = fmaf(w, t, w);
-    return fmaf(w, u * du, fmaf(0.5f, t, 0.5f));
-  }
-};
-
-template <bool kGelu>
-using Activation = std::conditional_t<kGelu, Gelu, Silu>;
-
-// Calls `loop` with the activation: one uniform branch around a loop over elements.
-template <typename Loop>
-__device__ inline void with_activation(bool gelu, const Loop& loop) {
-  if (gelu) {
-    loop(Gelu{});
-  } else {
-    loop(Silu{});
-  }
 }
 
 }  // namespace mnemo::memory

@@ -1,0 +1,174 @@
+// What scan_adjoint's clusters share, and the work of a token's owner: the delta's adjoint taken
+// back through the layer norm. Only memory_scan_adjoint.cu includes this.
+#pragma once
+
+#include "src/core/cuda/memory/memory_rows.cuh"
+#include "src/core/cuda/memory/memory_slice.cuh"
+
+namespace mnemo::memory {
+namespace {
+
+constexpr int kRanks = kSlices;
+constexpr int kThreads = 256;
+constexpr int kOwned = kTile / kRanks;
+constexpr int kPartStride = 68;  // floats
+constexpr uint32_t kPartBytes = (kRanks - 1) * kOwned * kTile * 4;
+constexpr uint32_t kDoBytes = (kRanks - 1) * kOwned * kTile * 2;
+
+struct Stage {
+  bf16 k[kTileElements];           // [token, f]
+  bf16 d2[kTileElements];          // [token, f]
+  bf16 h[kTileElements];           // [token, hidden]
+  bf16 d1[kTileElements];          // [token, hidden]
+  bf16 weights[2][kTileElements];  // W1, W2^T [hidden, f]
+};
+
+struct SharedStorage {
+  alignas(1024) Stage stage[2];
+  bf16 adjoint[2][2][kTileElements];        // [layer][W, S], [hidden, f]
+  bf16 du[kTileElements];                   // [token, hidden]
+  bf16 curve[kTileElements];                // dD1 o U o act'', [token, hidden]
+  bf16 dz[kTileElements];                   // [token, hidden]
+  bf16 d_o[kTileElements];                  // [token, f]
+  float4 back[8][128];                      // upper layer's part of dD2, register order
+  float part[kRanks][kOwned][kPartStride];  // [source CTA, own token, f]
+  float coefficients[2][kCoefficients];
+  float gain[kTile], bias[kTile];
+  uint64_t stage_bar[2], part_bar, do_bar;
+};
+
+struct Params {
+  CommonParams common;
+  MemoryScanCarry in, out;
+  Rows dv;
+  Kept kept;
+  float* norm_parts;
+  bool first;
+};
+
+__device__ float token_sum(float x) {  // over the sixteen lanes of one token
+#pragma unroll
+  for (int mask = 1; mask < 16; mask *= 2) x += __shfl_xor_sync(0xffffffffu, x, mask);
+  return x;
+}
+
+__device__ float warp_sum(float x) {
+#pragma unroll
+  for (int mask = 1; mask < 32; mask *= 2) x += __shfl_xor_sync(0xffffffffu, x, mask);
+  return x;
+}
+
+__device__ void prefetch(const Params& p, SharedStorage& s, int sequence, int rank, int step,
+                         const bf16* keys, int last_row) {
+  const Segment& seg = p.common.segment;
+  const int chunk = seg.chunks - 1 - step, block = sequence * seg.chunks + chunk;
+  const int thread = threadIdx.x;
+  Stage& stage = s.stage[step & 1];
+  const bf16* states = p.common.states + int64_t{block} * kStateElements + rank * 4 * kTileElements;
+  if (thread == 0) {
+    uint64_t* bar = &s.stage_bar[step & 1];
+    mbar_expect(bar, 5 * kTileBytes);
+    bulk_load(stage.d2, p.kept.tile(block, kept::kD2), kTileBytes, bar);
+    bulk_load(stage.h, p.kept.tile(block, kept::kPerSlice * rank + kept::kH), 2 * kTileBytes, bar);
+    bulk_load(stage.weights, states, 2 * kTileBytes, bar);
+  } else if (thread == 128) {  // what the registers will take
+    bulk_prefetch(states + 2 * kTileElements, 2 * kTileBytes);
+    bulk_prefetch(p.kept.tile(block, kept::kPerSlice * rank + kept::kSlopeK), 2 * kTileBytes);
+    bulk_prefetch(p.kept.tile(block, kept::kDh + rank), kTileBytes);
+    bulk_prefetch(p.kept.tile(block, kept::kDd1 + rank), kTileBytes);
+    bulk_prefetch(p.kept.tile(block, kept::kDweights + 4 * rank), 4 * kTileBytes);
+    bulk_prefetch(p.kept.tile(block, kept::kDd2), 3 * kTileBytes);  // and xhat
+  }
+  const int row = thread >> 3, col = 8 * (thread & 7);
+  const int tokens = seg.chunk;
+  const bf16* from = keys + int64_t{chunk} * tokens * p.common.k.token_stride;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const bool valid = row + 32 * i < tokens && chunk * tokens + row + 32 * i <= last_row;
+    copy_async(smem_address(stage.k) + swizzle_offset(row, col) + 32 * 128 * i,
+               valid ? from + 32 * i * p.common.k.token_stride : keys, valid);
+  }
+  if (thread < kCoefficients / 4) {
+    copy_async(smem_address(&s.coefficients[step & 1][4 * thread]),
+               p.common.coefficients + int64_t{block} * kCoefficients + 4 * thread, true);
+  }
+  copy_commit();
+}
+
+// What the owner of a token needs besides the sum: four features from 4 (lane % 16) on.
+struct OwnToken {
+  float4 xhat;
+  float r;
+  uint2 v, dd2;
+};
+
+__device__ OwnToken load_own(const Params& p, int sequence, int block, int64_t token, int row,
+                             bool valid) {
+  const Segment& seg = p.common.segment;
+  const int f = 4 * (threadIdx.x & 15);
+  OwnToken o;
+  o.xhat = *reinterpret_cast<const float4*>(
+      reinterpret_cast<const float*>(p.kept.tile(block, kept::kXhat)) + row * kTile + f);
+  o.r = p.kept.floats(block, kept::kInvDeviation)[row];
+  o.dd2 = *reinterpret_cast<const uint2*>(
+      reinterpret_cast<const char*>(p.kept.tile(block, kept::kDd2)) + swizzle_offset(row, f));
+  o.v = valid ? *reinterpret_cast<const uint2*>(p.common.v.at(seg, sequence, token) + f)
+              : make_uint2(0, 0);
+  return o;
+}
+
+__device__ void to_floats(float (&x)[4], uint2 v) {
+  const float2 lo = unpack(v.x), hi = unpack(v.y);
+  x[0] = lo.x, x[1] = lo.y, x[2] = hi.x, x[3] = hi.y;
+}
+
+// Adjoint of the token's delta -> adjoints of the network's output and of the error.
+__device__ void delta_backward(const Params& p, const SharedStorage& s, const Stage& stage,
+                               const OwnToken& own, int row, int local, float (&d_o)[4],
+                               float (&derr)[4], float (&dgain)[4], float (&dbias)[4]) {
+  const int f = 4 * (threadIdx.x & 15);
+  const float xhat[4] = {own.xhat.x, own.xhat.y, own.xhat.z, own.xhat.w};
+  const float r = own.r;
+  float ds[4], v[4], k[4];
+  to_floats(ds, own.dd2);
+  to_floats(v, own.v);
+  to_floats(k, *reinterpret_cast<const uint2*>(reinterpret_cast<const char*>(stage.k) +
+                                               swizzle_offset(row, f)));
+#pragma unroll
+  for (int source = 0; source < kRanks; ++source) {
+    const float4 x = *reinterpret_cast<const float4*>(&s.part[source][local][f]);
+    ds[0] += x.x, ds[1] += x.y, ds[2] += x.z, ds[3] += x.w;
+  }
+  const float residual = p.common.residual ? 1 : 0;
+  float error[4], gg[4], m1 = 0, m2 = 0, n1 = 0, n2 = 0, dd = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    error[i] = fmaf(s.gain[f + i], xhat[i], s.bias[f + i] - v[i]) + residual * k[i];
+    gg[i] = error[i] * s.gain[f + i];
+    ds[i] *= r;
+    m1 += gg[i], m2 = fmaf(gg[i], xhat[i], m2);
+    n1 += ds[i], n2 = fmaf(ds[i], xhat[i], n2);
+    dd = fmaf(ds[i], gg[i], dd);
+  }
+  constexpr float kMean = 1.0f / kTile;
+  m1 = token_sum(m1) * kMean, m2 = token_sum(m2) * kMean;
+  n1 = token_sum(n1) * kMean, n2 = token_sum(n2) * kMean;
+  // Mean of the delta's adjoint times the delta.
+  dd = token_sum(dd) * kMean - m1 * n1 - m2 * n2;
+  float dx[4], x1 = 0, x2 = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float dgg = ds[i] - n1 - xhat[i] * n2;
+    derr[i] = dgg * s.gain[f + i];
+    dgain[i] += fmaf(dgg, error[i], derr[i] * xhat[i]);
+    dbias[i] += derr[i];
+    dx[i] = derr[i] * s.gain[f + i] - ds[i] * m2 - gg[i] * n2;
+    x1 += dx[i], x2 = fmaf(dx[i], xhat[i], x2);
+  }
+  x1 = token_sum(x1) * kMean, x2 = token_sum(x2) * kMean;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) d_o[i] = r * (dx[i] - x1 - xhat[i] * (x2 + dd));
+}
+
+}  // namespace
+}  // namespace mnemo::memory
