@@ -34,7 +34,7 @@ class SetUp {
  private:
   absl::Status MeetRanks();
   absl::Status CheckSameConfig();
-  absl::StatusOr<v1::Plan> MakeRunPlan() const;
+  absl::Status MakeRunPlan();
   absl::Status CheckMemory() const;
   absl::Status MakeTrainer();
   absl::StatusOr<std::string> OpenDirectory();  // the first rank; where the run begins
@@ -82,12 +82,22 @@ absl::Status SetUp::CheckSameConfig() {
   return Agree(*run_.ranks, status);
 }
 
-absl::StatusOr<v1::Plan> SetUp::MakeRunPlan() const {
-  if (options_.plan) return *options_.plan;
-  absl::StatusOr<v1::Plan> plan = PlanRun(run_.data.config, run_.ranks->size());
-  if (plan.ok()) return plan;
-  return absl::Status(plan.status().code(), fmt::format("{}: {}", options_.config_name,
-                                                        std::string(plan.status().message())));
+// The coordinator's, or the first rank's, for which the others wait: planning takes cores.
+absl::Status SetUp::MakeRunPlan() {
+  if (options_.plan) {
+    run_.plan = *options_.plan;
+    return absl::OkStatus();
+  }
+  const auto plan_first = [&]() -> absl::StatusOr<std::string> {
+    if (!run_.ranks->first()) return std::string();
+    const absl::StatusOr<v1::Plan> plan = PlanRun(run_.data.config, run_.ranks->size());
+    if (plan.ok()) return plan->SerializeAsString();
+    return absl::Status(plan.status().code(), fmt::format("{}: {}", options_.config_name,
+                                                          std::string(plan.status().message())));
+  };
+  MNEMO_ASSIGN_OR_RETURN(const std::vector<std::string> plans, Exchange(*run_.ranks, plan_first()));
+  MNEMO_CHECK(run_.plan.ParseFromString(plans[0]));
+  return absl::OkStatus();
 }
 
 // Of host memory; a device refuses by itself what is too much.
@@ -211,9 +221,7 @@ absl::Status SetUp::All() {
   MNEMO_RETURN_IF_ERROR(Agree(*run_.ranks, data.status()));
   run_.data = *std::move(data);
   MNEMO_RETURN_IF_ERROR(CheckSameConfig());
-  absl::StatusOr<v1::Plan> plan = MakeRunPlan();
-  MNEMO_RETURN_IF_ERROR(Agree(*run_.ranks, plan.status()));
-  run_.plan = *std::move(plan);
+  MNEMO_RETURN_IF_ERROR(MakeRunPlan());
   if (options_.transport != nullptr) {
     MNEMO_ASSIGN_OR_RETURN(run_.ranks, Ranks::Create(*options_.transport, MeshOf(run_.plan)));
   }

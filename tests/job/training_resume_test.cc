@@ -27,13 +27,14 @@ using ::testing::HasSubstr;
 // With one rank, and with many.
 class TrainingResumeTest : public testing::TestWithParam<Mesh> {
  protected:
-  // 6 steps of 4 sequences, from a text that has fewer than 12: several epochs.
+  // 6 steps of 2 sequences, from a text that has fewer than 12: more than one epoch.
   TrainingResumeTest() {
     std::filesystem::create_directories(directory_ / "data");
-    WriteShard(directory_ / "data/train-00000.h5", RandomDocuments(8, 60, 256, 1), TestTokenizer());
+    WriteShard(directory_ / "data/train-00000.h5", RandomDocuments(4, 60, 256, 1), TestTokenizer());
     WriteShard(directory_ / "data/eval-00000.h5", RandomDocuments(5, 60, 256, 2), TestTokenizer());
-    config_ = TinyRun(v1::MAG);
-    config_.mutable_train()->set_micro_batches(2);
+    config_ = TinyRun(v1::LMM);
+    config_.mutable_model()->set_layers(1);
+    config_.mutable_model()->mutable_memory()->set_chunk(8);
     config_.mutable_train()->set_accumulation(2);
     config_.mutable_train()->set_evaluate_every(4);
     config_.mutable_data()->add_shards(directory_ / "data");
@@ -285,18 +286,23 @@ class FailingSave : public FailingFileSystem {
 TEST_P(TrainingResumeTest, AFailedSaveIsReportedAndTrainingGoesOn) {
   FailingSave fs(fmt::format("step-000000000004.tmp/rank-{:05}.h5", GetParam().size() - 1));
   config_.mutable_train()->set_checkpoint_every(2);
+  const auto fail_last = [&](int rank, TrainingRunOptions& options) {
+    if (rank == GetParam().size() - 1) options.fs = &fs;
+  };
   TrainingRunOptions options = Options("run");
-  options.fs = &fs;
   std::vector<std::string> errors;
   options.on_save = [&](const v1::CheckpointReport& report) { errors.push_back(report.error()); };
-  ASSERT_OK(Train(options));
+  ASSERT_OK(Train(options, fail_last));
   EXPECT_THAT(errors, ElementsAre("", HasSubstr("disk full"), ""));
   EXPECT_THAT(Checkpoints("run"), ElementsAre(2, 6));
   // But who stops a run relies on its checkpoint.
-  options = Options("stopped");
-  options.fs = &fs;
+  const auto stop = Wish(4, {.stop = true, .save = true});
   EXPECT_THAT(
-      Failure(Train(options, Wish(4, {.stop = true, .save = true}))),
+      Failure(Train(Options("stopped"),
+                    [&](int rank, TrainingRunOptions& options) {
+                      fail_last(rank, options);
+                      stop(rank, options);
+                    })),
       AllOf(HasSubstr("stopped after step 4, which could not be saved"), HasSubstr("disk full")));
 }
 
