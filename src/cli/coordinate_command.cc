@@ -26,19 +26,32 @@ struct CoordinateOptions {
   bool overwrite = false;
 };
 
-// A coordinator that is started again for ranks that are training keeps what they write.
+// Not what ranks may still be writing: those of a coordinator that died train on.
 absl::Status Discard(const std::string& run) {
   FileSystem& fs = FileSystem::Posix();
-  const absl::StatusOr<RunDirectory> directory = RunDirectory::Open(fs, run);
-  if (directory.ok()) return directory->Discard();
-  if (!fs.Exists(CoordinatorFilePath(run))) return directory.status();
-  LogWarning("{} is being trained in: going on with that run", run);
-  return absl::OkStatus();
+  MNEMO_ASSIGN_OR_RETURN(const auto lock, LockForCoordinator(fs, run));
+  if (fs.Exists(CoordinatorFilePath(run))) {
+    const absl::StatusOr<CoordinatorFile> dead = ReadCoordinatorFile(fs, run);
+    return FailedPrecondition(
+        "{} is not discarded: its coordinator{} died, and its ranks may be training; go on without "
+        "--overwrite, or see that they have ended, remove {} and try again",
+        run, dead.ok() ? fmt::format(" (process {} on {})", dead->process, dead->host) : "",
+        CoordinatorFilePath(run));
+  }
+  MNEMO_ASSIGN_OR_RETURN(const RunDirectory directory, RunDirectory::Open(fs, run));
+  return directory.Discard();
+}
+
+// Ranks may be started in another directory than this one.
+void MakeAbsolute(google::protobuf::RepeatedPtrField<std::string>& paths) {
+  for (std::string& path : paths) path = std::filesystem::absolute(path).lexically_normal();
 }
 
 absl::Status Coordinate(CoordinateOptions options) {
   JobTerms& terms = options.serve.terms;
-  MNEMO_ASSIGN_OR_RETURN(const v1::RunConfig written, options.config.Load());
+  MNEMO_ASSIGN_OR_RETURN(v1::RunConfig written, options.config.Load());
+  MakeAbsolute(*written.mutable_data()->mutable_shards());
+  MakeAbsolute(*written.mutable_data()->mutable_evaluation());
   const auto& shards = written.data().shards();
   if (shards.empty()) {
     return InvalidArgument("{}: data.shards is empty: name token shards with --shards",
@@ -72,7 +85,7 @@ void AddCoordinateCommand(CLI::App& app, Action& chosen) {
   options->config.AddCheckpointsTo(*command);
   command->add_flag("--overwrite", options->overwrite,
                     "Discard the run, with its model and checkpoints, that the run directory "
-                    "holds");
+                    "holds. Refused after a coordinator that died: its ranks may be alive");
   command->add_option("--run-dir", serve.run_directory, "The run's directory, shared by all ranks")
       ->required()
       ->type_name("DIR");
@@ -87,7 +100,9 @@ void AddCoordinateCommand(CLI::App& app, Action& chosen) {
                    "Without a word from a rank, after which it is lost and the job failed")
       ->check(CLI::Range(0.5, 86400.0))
       ->capture_default_str();
-  command->add_option("--join-seconds", serve.terms.join_seconds, "For all ranks to join")
+  command
+      ->add_option("--join-seconds", serve.terms.join_seconds,
+                   "For all ranks to join, from when the coordinator has started")
       ->check(CLI::Range(1.0, 86400.0))
       ->capture_default_str();
   command->callback([&chosen, options] { chosen = [options] { return Coordinate(*options); }; });

@@ -23,6 +23,7 @@ struct TrainOptions {
   std::string run_directory;
   bool overwrite = false;
   bool no_memory_check = false;
+  double join_seconds = WorkerRunOptions().join_seconds;
 };
 
 Progress ProgressOf(const v1::StepMetrics& metrics, int64_t steps) {
@@ -76,6 +77,7 @@ absl::Status Train(const TrainOptions& options) {
   MNEMO_RETURN_IF_ERROR(CheckFlags(options));
   WorkerRunOptions worker;
   worker.join = options.config.path.empty();
+  worker.join_seconds = options.join_seconds;
   TrainingRunOptions& run = worker.run;
   if (!worker.join) {
     MNEMO_ASSIGN_OR_RETURN(run.written, options.config.Load());
@@ -126,6 +128,11 @@ void AddTrainCommand(CLI::App& app, Action& chosen) {
                     "holds");
   command->add_flag("--no-memory-check", options->no_memory_check,
                     "Run what is planned to need more memory than there is");
+  command
+      ->add_option("--join-seconds", options->join_seconds,
+                   "For the coordinator to answer, where there is no CONFIG")
+      ->check(CLI::Range(1.0, 86400.0))
+      ->capture_default_str();
   command->callback([&chosen, options] { chosen = [options] { return Train(*options); }; });
 }
 

@@ -1,10 +1,10 @@
 #include "src/job/agreement.h"
 
-#include <unistd.h>
-
+#include <chrono>
 #include <cstdlib>
 #include <span>
 
+#include "src/core/host.h"
 #include "src/core/status.h"
 
 namespace mnemo {
@@ -28,9 +28,9 @@ absl::StatusOr<std::string> Unpack(const std::string& text) {
 
 }  // namespace
 
-std::string HostName() {
-  char name[256] = {};
-  return ::gethostname(name, sizeof(name) - 1) == 0 ? name : "localhost";
+Timeout MessageTimeout(const v1::RunConfig& config) {
+  const int seconds = config.parallel().timeout_seconds();
+  return std::chrono::seconds(seconds > 0 ? seconds : 600);
 }
 
 absl::StatusOr<std::vector<std::string>> Exchange(Ranks& ranks,

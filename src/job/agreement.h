@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "mnemo/v1/config.pb.h"
 #include "src/parallel/ranks.h"
 
 namespace mnemo {
@@ -35,6 +36,7 @@ struct StepWishes {
 // In: this rank's. Out: what any rank wishes.
 absl::Status AgreeOnWishes(Ranks& ranks, StepWishes& wishes);
 
-std::string HostName();
+// For one message between ranks: parallel.timeout_seconds, filled in or not.
+Timeout MessageTimeout(const v1::RunConfig& config);
 
 }  // namespace mnemo

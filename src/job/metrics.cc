@@ -82,17 +82,32 @@ absl::StatusOr<LossCurves> CutMetrics(FileSystem& fs, const std::string& path, i
 
 absl::StatusOr<MetricsWriter> MetricsWriter::Append(FileSystem& fs, const std::string& path) {
   MNEMO_ASSIGN_OR_RETURN(auto file, fs.OpenAppend(path));
-  return MetricsWriter(std::move(file));
+  return MetricsWriter(fs, path, std::move(file));
 }
 
 absl::StatusOr<MetricsWriter> MetricsWriter::Create(FileSystem& fs, const std::string& path) {
   std::unique_ptr<WritableFile> file;
   MNEMO_ASSIGN_OR_RETURN(file, fs.Create(path));
-  return MetricsWriter(std::move(file));
+  return MetricsWriter(fs, path, std::move(file));
 }
 
 absl::Status MetricsWriter::Write(const v1::StepMetrics& metrics) {
-  return file_->Append(MetricsLine(metrics) + "\n");
+  if (broken_) MNEMO_RETURN_IF_ERROR(Repair());
+  const absl::Status written = file_->Append(MetricsLine(metrics) + "\n");
+  broken_ = !written.ok();
+  return written;
+}
+
+absl::Status MetricsWriter::Repair() {
+  MNEMO_ASSIGN_OR_RETURN(const std::string text, fs_->ReadFile(path_));
+  const size_t whole = text.rfind('\n') + 1;  // 0 where there is none
+  if (whole < text.size()) {
+    MNEMO_RETURN_IF_ERROR(
+        WriteFileAtomically(*fs_, path_, std::string_view(text).substr(0, whole)));
+    MNEMO_ASSIGN_OR_RETURN(file_, fs_->OpenAppend(path_));
+  }
+  broken_ = false;
+  return absl::OkStatus();
 }
 
 absl::Status MetricsWriter::Close() {

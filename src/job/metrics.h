@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "mnemo/v1/job.pb.h"
@@ -27,14 +28,22 @@ class MetricsWriter {
   static absl::StatusOr<MetricsWriter> Create(FileSystem& fs, const std::string& path);
   // Goes on at the end of one, if there is one.
   static absl::StatusOr<MetricsWriter> Append(FileSystem& fs, const std::string& path);
+  // A line that cannot be written leaves no half one behind that matters: the next call removes it
+  // first, and writes nothing as long as that fails.
   absl::Status Write(const v1::StepMetrics& metrics);
   absl::Status Sync() { return file_->Sync(); }
   // Syncs and closes; nothing can be written afterwards.
   absl::Status Close();
 
  private:
-  explicit MetricsWriter(std::unique_ptr<WritableFile> file) : file_(std::move(file)) {}
+  MetricsWriter(FileSystem& fs, std::string path, std::unique_ptr<WritableFile> file)
+      : fs_(&fs), path_(std::move(path)), file_(std::move(file)) {}
+  absl::Status Repair();
+
+  FileSystem* fs_;
+  std::string path_;
   std::unique_ptr<WritableFile> file_;
+  bool broken_ = false;  // a line may be there in part
 };
 
 }  // namespace mnemo

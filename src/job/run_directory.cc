@@ -4,11 +4,13 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <vector>
 
 #include "src/ckpt/checkpoint_directory.h"
+#include "src/core/host.h"
 #include "src/core/log.h"
 #include "src/core/status.h"
 
@@ -21,6 +23,22 @@ std::vector<std::string> NamesIn(FileSystem& fs, const std::string& directory) {
   return names.ok() ? *std::move(names) : std::vector<std::string>();
 }
 
+// For those who find it locked; a full disk is no reason not to train.
+void SignLock(int descriptor) {
+  const std::string who = fmt::format("process {} on {}\n", ::getpid(), HostName());
+  if (::ftruncate(descriptor, 0) != 0 || ::write(descriptor, who.data(), who.size()) < 0) {
+    LogDebug("cannot write into a run's .lock: {}", std::strerror(errno));
+  }
+}
+
+std::string HolderOf(int descriptor) {
+  char text[512];
+  const ssize_t size = ::pread(descriptor, text, sizeof(text), 0);
+  const std::string who(text, std::max<ssize_t>(0, size));
+  const bool whole = who.starts_with("process ") && who.ends_with('\n');
+  return whole ? who.substr(0, who.size() - 1) : "another process";
+}
+
 }  // namespace
 
 // A file of its own, not the directory, which network file systems do not lock.
@@ -31,11 +49,14 @@ absl::Status RunDirectory::Lock() {
     return absl::UnavailableError(fmt::format("cannot create {}: {}", file, std::strerror(errno)));
   }
   lock_ = std::shared_ptr<const void>(nullptr, [descriptor](const void*) { ::close(descriptor); });
-  if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) return absl::OkStatus();
+  if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) {
+    SignLock(descriptor);
+    return absl::OkStatus();
+  }
   if (errno == EWOULDBLOCK) {
     return FailedPrecondition(
-        "{} is in use: another process trains into it; wait for it, or name another --run-dir",
-        path_);
+        "{} is in use: {} trains into it; wait for it or end it, or name another --run-dir", path_,
+        HolderOf(descriptor));
   }
   LogWarning("cannot lock {}: {}; nothing may train into {} beside this", file,
              std::strerror(errno), path_);

@@ -5,7 +5,7 @@
 //   checkpoints/       docs/checkpoint_format.md
 //   model/             the weights when the run ended. A run that goes on has none, nor has one
 //                      whose steps stayed non-finite.
-//   .lock              locked by the process that writes here, as long as it lives
+//   .lock              locked by the process that writes here, as long as it lives, and names it
 // What a coordinator keeps beside them: src/job/service/service_files.h.
 #pragma once
 

@@ -1,8 +1,10 @@
 #include "src/job/run_record.h"
 
 #include <filesystem>
+#include <utility>
 
 #include "src/core/config_text.h"
+#include "src/core/log.h"
 #include "src/core/status.h"
 #include "src/model/saved_model.h"
 
@@ -21,12 +23,39 @@ absl::StatusOr<RunRecord> RunRecord::Open(FileSystem& fs, const RunDirectory& di
   return RunRecord(fs, directory, std::move(metrics), std::move(losses));
 }
 
-absl::Status RunRecord::Add(const v1::StepMetrics& metrics, bool logged) {
+void RunRecord::Add(const v1::StepMetrics& metrics, bool logged) {
   if (!metrics.skipped()) losses_.train.push_back({metrics.step(), metrics.loss()});
   if (metrics.has_evaluation_loss()) {
     losses_.held_out.push_back({metrics.step(), metrics.evaluation_loss()});
   }
-  return logged ? metrics_.Write(metrics) : absl::OkStatus();
+  if (!logged) return;
+  const absl::Status written = metrics_.Write(metrics);
+  if (!written.ok()) {
+    if (unwritten_++ > 0) return;
+    LogError(
+        "STEP {} IS NOT RECORDED: {}; training goes on, with no line in {} until there is room",
+        metrics.step(), std::string(written.message()), directory_.metrics_path());
+  } else if (unwritten_ > 0) {
+    LogWarning("{} is written again, from step {} on; the {} lines before are missing",
+               directory_.metrics_path(), metrics.step(), std::exchange(unwritten_, 0));
+  }
+}
+
+void RunRecord::Sync() {
+  const absl::Status synced = metrics_.Sync();
+  if (!synced.ok() && !unsynced_) {
+    LogError("{}; training goes on, but its last lines may be lost with this host",
+             std::string(synced.message()));
+  }
+  unsynced_ = !synced.ok();
+}
+
+absl::Status RunRecord::Close() {
+  if (unwritten_ > 0) {
+    LogError("{} misses its last {} lines, which could not be written", directory_.metrics_path(),
+             unwritten_);
+  }
+  return metrics_.Close();
 }
 
 absl::Status RunRecord::WriteModel(const v1::RunConfig& config, const ParameterSet& parameters,

@@ -2,6 +2,7 @@
 // the first rank only.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,13 +27,15 @@ class RunRecord {
   static absl::StatusOr<RunRecord> Open(FileSystem& fs, const RunDirectory& directory,
                                         const RunStart& start, const v1::RunConfig& config);
 
-  // To the losses if the step was not skipped, and to metrics.jsonl if it is `logged`.
-  absl::Status Add(const v1::StepMetrics& metrics, bool logged);
-  absl::Status Sync() { return metrics_.Sync(); }
+  // To the losses if the step was not skipped, and to metrics.jsonl if it is `logged`. What cannot
+  // be written is an error in the log, once, and missing: nobody's training depends on it.
+  void Add(const v1::StepMetrics& metrics, bool logged);
+  // Before a checkpoint. The same.
+  void Sync();
   absl::Status WriteModel(const v1::RunConfig& config, const ParameterSet& parameters,
                           const Tokenizer& tokenizer) const;
   absl::Status WriteLossCurve() const;
-  absl::Status Close() { return metrics_.Close(); }
+  absl::Status Close();
   const LossCurves& losses() const { return losses_; }
 
  private:
@@ -43,6 +46,8 @@ class RunRecord {
   RunDirectory directory_;
   MetricsWriter metrics_;
   LossCurves losses_;
+  int64_t unwritten_ = 0;  // lines, since one could be written
+  bool unsynced_ = false;  // and it was said
 };
 
 }  // namespace mnemo

@@ -32,7 +32,7 @@ class Run {
  private:
   absl::Status StepOnce();
   absl::Status EvaluateAfterStep(v1::StepMetrics& metrics);
-  absl::Status Record(const v1::StepMetrics& metrics, bool logged);
+  void Record(const v1::StepMetrics& metrics, bool logged);
   void Hear();
   absl::Status Heed();
   absl::Status SaveOnTheWay();
@@ -89,12 +89,12 @@ absl::Status Run::EvaluateAfterStep(v1::StepMetrics& metrics) {
   return absl::OkStatus();
 }
 
-absl::Status Run::Record(const v1::StepMetrics& metrics, bool logged) {
-  if (!run_.ranks->first()) return absl::OkStatus();
+void Run::Record(const v1::StepMetrics& metrics, bool logged) {
+  if (!run_.ranks->first()) return;
   const bool recorded = logged || metrics.has_evaluation_loss() || metrics.skipped();
   if (options_.on_step) options_.on_step(metrics);
   if (recorded && options_.on_logged) options_.on_logged(metrics);
-  return Own(run_.record->Add(metrics, recorded));
+  run_.record->Add(metrics, recorded);
 }
 
 absl::Status Run::StepOnce() {
@@ -109,8 +109,8 @@ absl::Status Run::StepOnce() {
     metrics.set_speed_of_light_share(metrics.tokens_per_second() * flops_per_token_ / run_.ceiling);
   }
   MNEMO_RETURN_IF_ERROR(EvaluateAfterStep(metrics));
-  const absl::Status recorded = Record(metrics, logged);
-  return status.ok() ? recorded : status;
+  Record(metrics, logged);
+  return status;
 }
 
 void Run::Hear() {
@@ -134,7 +134,7 @@ absl::Status Run::Heed() {
 
 absl::Status Run::SaveOnTheWay() {
   Enter("checkpoint");
-  if (run_.record) MNEMO_RETURN_IF_ERROR(Own(run_.record->Sync()));
+  if (run_.record) run_.record->Sync();
   const absl::Status saved = run_.checkpoints->Save();
   if (saved.ok() || !run_.ranks->status().ok()) return saved;
   if (run_.ranks->first()) {

@@ -174,6 +174,7 @@ void FillDefaults(v1::RunConfig& config) {
   MNEMO_FILL(*config.mutable_data(), prefetch, 2);
   FillExecution(*config.mutable_execution());
   MNEMO_FILL_ABSENT(*config.mutable_parallel(), zero, 1);
+  MNEMO_FILL(*config.mutable_parallel(), timeout_seconds, 600);
 }
 
 int64_t HeadDim(const v1::ModelConfig& model) {

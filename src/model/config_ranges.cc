@@ -65,6 +65,7 @@ constexpr FieldRange kRanges[] = {
     {"parallel.sp", 1, 1 << 20, true, "ranks; 0 is the planner's choice"},
     {"parallel.tp", 1, 1 << 20, true, "ranks; 0 is the planner's choice"},
     {"parallel.zero", 0, 1, false, "1 shards the optimizer's state"},
+    {"parallel.timeout_seconds", 1, 604800, true, "for one message; 0 takes 600"},
 };
 
 constexpr const char* kUnconstrained[] = {

@@ -1,10 +1,13 @@
 #include "src/job/run_directory.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 
+#include "src/core/host.h"
 #include "tests/data/data_test_util.h"
 
 namespace mnemo {
@@ -67,7 +70,9 @@ TEST_F(RunDirectoryTest, BelongsToOneProcessAtATime) {
     const auto live = Open();
     ASSERT_OK(live);
     const RunDirectory copy = *live;
-    EXPECT_THAT(Failure(Open()), HasSubstr(path_ + " is in use"));
+    EXPECT_THAT(Failure(Open()),
+                HasSubstr(fmt::format("{} is in use: process {} on {} trains into it", path_,
+                                      ::getpid(), HostName())));
   }
   ASSERT_OK(Open());
 }

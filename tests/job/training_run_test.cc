@@ -4,13 +4,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <future>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <thread>
 
 #include "src/core/config_text.h"
+#include "src/core/status.h"
 #include "src/model/saved_model.h"
+#include "src/parallel/thread_transport.h"
 #include "tests/data/data_test_util.h"
 #include "tests/job/job_test_util.h"
 
@@ -186,6 +191,113 @@ TEST_F(TrainingRunTest, AFinishedRunIsNotTrainedOver) {
   const std::string before = ReadText(options_.run_directory + "/metrics.jsonl");
   EXPECT_THAT(Failure(RunTraining(options_)), HasSubstr("holds a run that has ended"));
   EXPECT_EQ(ReadText(options_.run_directory + "/metrics.jsonl"), before);
+}
+
+// A disk that has no room for more metrics while it is full, but for half a line.
+class FullForMetrics : public FailingFileSystem {
+ public:
+  absl::StatusOr<std::unique_ptr<WritableFile>> OpenAppend(const std::string& path) override {
+    MNEMO_ASSIGN_OR_RETURN(auto file, FailingFileSystem::OpenAppend(path));
+    return std::make_unique<File>(std::move(file), full);
+  }
+  bool full = false;
+
+ private:
+  class File : public WritableFile {
+   public:
+    File(std::unique_ptr<WritableFile> file, const bool& full)
+        : file_(std::move(file)), full_(full) {}
+    absl::Status Append(std::string_view bytes) override {
+      if (!full_) return file_->Append(bytes);
+      MNEMO_RETURN_IF_ERROR(file_->Append(bytes.substr(0, bytes.size() / 2)));
+      return absl::ResourceExhaustedError("cannot write metrics: disk full");
+    }
+    absl::Status Sync() override {
+      return full_ ? absl::ResourceExhaustedError("cannot sync metrics: disk full") : file_->Sync();
+    }
+    absl::Status Close() override { return file_->Close(); }
+
+   private:
+    const std::unique_ptr<WritableFile> file_;
+    const bool& full_;
+  };
+};
+
+// Metrics are worth less than training; so nothing ends, but their gap is said.
+TEST_F(TrainingRunTest, AMetricsLineThatCannotBeWrittenIsSaidAndTrainingGoesOn) {
+  ASSERT_OK(RunTraining(options_));
+  const std::vector<nlohmann::json> whole = Metrics();
+  for (const int until : {4, 100}) {  // there is room again, or never
+    FullForMetrics disk;
+    options_.fs = &disk;
+    options_.run_directory = directory_ / fmt::format("until-{}", until);
+    options_.written.mutable_train()->set_checkpoint_every(1);
+    options_.on_step = [&](const v1::StepMetrics& metrics) {
+      disk.full = metrics.step() >= 2 && metrics.step() < until;
+    };
+    options_.on_start = nullptr;
+    if (until == 100) {
+      // What comes after the last step has room, so that the run itself ends well.
+      options_.on_phase = [&](int64_t, std::string_view phase) {
+        if (phase == "model") disk.full = false;
+      };
+    }
+    testing::internal::CaptureStderr();
+    const auto result = RunTraining(options_);
+    const std::string log = testing::internal::GetCapturedStderr();
+    ASSERT_OK(result);
+    EXPECT_EQ(result->steps, 6);
+    EXPECT_EQ(result->losses.train.size(), 6u);
+    std::vector<nlohmann::json> lines;
+    std::istringstream text(ReadText(options_.run_directory + "/metrics.jsonl"));
+    for (std::string line; std::getline(text, line);) {
+      lines.push_back(nlohmann::json::parse(line, nullptr, until == 4));
+    }
+    const size_t said = log.find("STEP 2 IS NOT RECORDED: cannot write metrics: disk full");
+    ASSERT_NE(said, std::string::npos) << log;
+    EXPECT_EQ(log.find("IS NOT RECORDED", said + 20), std::string::npos) << log;
+    EXPECT_THAT(log, HasSubstr("cannot sync metrics: disk full; training goes on"));
+    EXPECT_EQ(lines[0]["loss"], whole[0]["loss"]);
+    if (until == 4) {
+      ASSERT_EQ(lines.size(), 4u);
+      for (int step = 4; step <= 6; ++step) {
+        EXPECT_EQ(lines[step - 3]["step"], step);
+        EXPECT_EQ(lines[step - 3]["loss"], whole[step - 1]["loss"]);
+      }
+      EXPECT_THAT(log,
+                  HasSubstr("is written again, from step 4 on; the 2 lines before are missing"));
+    } else {
+      EXPECT_EQ(lines.size(), 2u);  // the second is half
+      EXPECT_THAT(log, HasSubstr("misses its last 5 lines"));
+    }
+  }
+}
+
+// A rank that never answers does not hold up the others for longer than they were told to wait.
+TEST_F(TrainingRunTest, WaitsForOtherRanksAsLongAsConfigured) {
+  options_.written.mutable_parallel()->set_dp(2);
+  options_.written.mutable_parallel()->set_timeout_seconds(1);
+  options_.written.mutable_train()->set_accumulation(2);
+  const auto begin = std::chrono::steady_clock::now();
+  {
+    ThreadWorld world(2);
+    options_.transport = &world.rank(0);
+    EXPECT_FALSE(RunTraining(options_).ok());  // the other has not come
+  }
+  ThreadWorld world(2);
+  std::promise<void> ended;
+  std::thread other([&, options = options_, wait = ended.get_future()]() mutable {
+    options.transport = &world.rank(1);
+    options.on_phase = [&](int64_t step, std::string_view phase) {
+      if (step == 2 && phase == "forward") wait.wait();
+    };
+    EXPECT_FALSE(RunTraining(options).ok());
+  });
+  options_.transport = &world.rank(0);
+  EXPECT_FALSE(RunTraining(options_).ok());
+  ended.set_value();
+  other.join();
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(60));
 }
 
 // Wherever the disk fills up, the message says so and no half model is left under its name.

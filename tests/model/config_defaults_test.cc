@@ -39,7 +39,7 @@ train {
 }
 data { document_reset: NONE prefetch: 2 }
 execution { device: CPU precision: F32 fused: true }
-parallel { zero: 1 }
+parallel { zero: 1 timeout_seconds: 600 }
 )";
 
 TEST(FillDefaultsTest, WritesEveryDefaultOfAMemoryBlock) {

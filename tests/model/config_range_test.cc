@@ -78,6 +78,7 @@ constexpr Row kRows[] = {
     {"parallel.sp", "-1", " = -1: must be 0 or from 1 to 1048576 (ranks; 0 is the planner's"},
     {"parallel.tp", "-1", " = -1: must be 0 or from 1 to 1048576 (ranks; 0 is the planner's"},
     {"parallel.zero", "2", " = 2: must be from 0 to 1 (1 shards the optimizer's state)"},
+    {"parallel.timeout_seconds", "-1", " = -1: must be 0 or from 1 to 604800 (for one message; 0"},
 };
 
 // Calls `visit` for every field that is not a message, with its path.

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <thread>
 
+#include "src/core/host.h"
 #include "src/core/log.h"
 #include "src/core/status.h"
 #include "src/job/service/coordinator_server.h"
@@ -55,10 +56,8 @@ absl::Status RunCoordinator(const CoordinatorOptions& options) {
   JobLedger ledger(options.terms, ReadJobHistory(fs, run), Now);
   MNEMO_ASSIGN_OR_RETURN(
       auto server, StartServer(ledger, options.listen, before.ok() ? before->address : "", token));
-  char host[256] = {};
-  ::gethostname(host, sizeof(host) - 1);
   MNEMO_RETURN_IF_ERROR(WriteCoordinatorFile(
-      fs, run, {server->address(), host, ::getpid(), ledger.Status().started_unix_millis()}));
+      fs, run, {server->address(), HostName(), ::getpid(), ledger.Status().started_unix_millis()}));
   LogInfo("serving {} at {} for {} ranks{}", run, server->address(), options.terms.workers,
           before.ok() ? ", after a coordinator that died" : "");
   Serve(ledger, options);

@@ -16,6 +16,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "src/core/host.h"
 #include "src/core/log.h"
 #include "src/core/status.h"
 #include "src/job/service/grpc_support.h"
@@ -46,11 +47,6 @@ absl::StatusOr<HostPort> ParseListen(const std::string& listen) {
 
 bool IsLoopback(const std::string& host) {
   return host.starts_with("127.") || host == "localhost" || host == "[::1]";
-}
-
-std::string HostName() {
-  char name[256] = {};
-  return ::gethostname(name, sizeof(name) - 1) == 0 ? name : "localhost";
 }
 
 // gRPC does not say why it could not listen; the kernel does, when asked again.

@@ -77,7 +77,10 @@ JobHistory ReadJobHistory(FileSystem& fs, const std::string& run_directory) {
     }
   }
   const auto file = ReadCoordinatorFile(fs, run_directory);
-  if (file.ok()) history.started_unix_millis = file->started_unix_millis;
+  if (!file.ok()) return history;
+  history.started_unix_millis = file->started_unix_millis;
+  const auto model = fs.List(run_directory + "/model");
+  history.model_written = model.ok() && !model->empty();
   return history;
 }
 

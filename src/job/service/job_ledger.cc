@@ -31,9 +31,11 @@ JobLedger::JobLedger(JobTerms terms, JobHistory history, Clock clock)
     : terms_(std::move(terms)),
       plan_digest_(PlanDigest(terms_.plan)),
       clock_(std::move(clock)),
-      began_(clock_()),
       started_unix_millis_(history.started_unix_millis > 0 ? history.started_unix_millis
                                                            : NowUnixMillis()),
+      complete_(history.model_written && history.last.step() >= terms_.config.train().steps()),
+      began_(clock_()),
+      ticked_(began_),
       workers_(static_cast<size_t>(terms_.workers)),
       last_(std::move(history.last)),
       step_(std::max(last_.step(), history.checkpoint_step)),
@@ -232,6 +234,17 @@ void JobLedger::TakeEnd(Worker& worker, const v1::WorkerEnd& end, Effects& effec
   if (all && !HasEnded(state_)) SetState(v1::FINISHED, effects);
 }
 
+// Stopped (SIGSTOP), swapped out, or moved with its virtual machine: no rank's fault.
+void JobLedger::ForgivePause() {
+  const double now = clock_(), pause = now - std::exchange(ticked_, now);
+  if (pause <= terms_.silent_seconds / 4) return;
+  if (pause >= terms_.silent_seconds) {
+    LogWarning("this coordinator was stopped for {:.1f} s: the ranks get as much more time", pause);
+  }
+  began_ = std::min(now, began_ + pause);
+  for (Worker& worker : workers_) worker.last_report = std::min(now, worker.last_report + pause);
+}
+
 void JobLedger::CheckDeadlines(Effects& effects) {
   const double now = clock_();
   std::vector<std::string> absent;
@@ -245,14 +258,24 @@ void JobLedger::CheckDeadlines(Effects& effects) {
                                closed ? "it is gone" : "it is silent (stopped, or cut off)"),
                    effects);
   }
-  if (absent.empty() || now - began_ < terms_.join_seconds) return;
-  FailNow(fmt::format("{} of {} ranks have not joined within {:.0f} s: {}", absent.size(),
-                      terms_.workers, terms_.join_seconds, fmt::join(absent, ", ")),
+  if (absent.empty()) return;
+  // Who is absent told the coordinator before this one that it had ended.
+  const bool idle = std::ranges::all_of(
+      workers_, [](const Worker& worker) { return !worker.joined || worker.ended; });
+  if (complete_ && idle && now - began_ >= terms_.silent_seconds) {
+    return SetState(v1::FINISHED, effects);
+  }
+  if (now - began_ < terms_.join_seconds) return;
+  FailNow(fmt::format("{} of {} ranks have not joined within {:.0f} s: {}; look at their output, "
+                      "and whether their hosts see the run directory and reach this one; "
+                      "--join-seconds gives them longer",
+                      absent.size(), terms_.workers, terms_.join_seconds, fmt::join(absent, ", ")),
           effects);
 }
 
 void JobLedger::Tick() {
   Locked([&](Effects& effects) {
+    ForgivePause();
     if (!HasEnded(state_)) CheckDeadlines(effects);
   });
 }

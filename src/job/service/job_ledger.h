@@ -26,7 +26,7 @@ struct JobTerms {
   int workers = 1;
   std::string build;           // every rank's must be the same
   double silent_seconds = 10;  // without a report, after which a worker is lost and the job failed
-  double join_seconds = 60;    // for all ranks to join
+  double join_seconds = 120;   // for all ranks to join
   double heartbeat_seconds() const;
 };
 
@@ -34,6 +34,8 @@ struct JobTerms {
 struct JobHistory {
   v1::StepMetrics last;         // step 0: none
   int64_t checkpoint_step = 0;  // 0: none
+  // A coordinator died, and the run that it served has written its model since.
+  bool model_written = false;
   int64_t started_unix_millis = 0;
 };
 
@@ -76,7 +78,8 @@ class JobLedger {
   // Asking again changes nothing.
   v1::StopResponse RequestStop(bool without_checkpoint);
 
-  // The coordinator. Looks at the deadlines; call it several times a second.
+  // The coordinator. Looks at the deadlines; call it several times a second. Where the calls lie
+  // far apart this process was stopped and heard of nobody: all deadlines move by as much.
   void Tick();
   bool Ended() const;
   // Fails the job unless it has ended.
@@ -117,6 +120,7 @@ class JobLedger {
   void TakeMetrics(const v1::StepMetrics& metrics, Effects& effects);
   void TakeCheckpoint(const v1::CheckpointReport& report, Effects& effects);
   void TakeEnd(Worker& worker, const v1::WorkerEnd& end, Effects& effects);
+  void ForgivePause();
   void CheckDeadlines(Effects& effects);
   void SetState(v1::JobState state, Effects& effects);
   void FailNow(const std::string& error, Effects& effects);
@@ -128,11 +132,12 @@ class JobLedger {
   const JobTerms terms_;
   const uint64_t plan_digest_;
   const Clock clock_;
-  const double began_;
   const int64_t started_unix_millis_;
+  const bool complete_;  // before this coordinator came; only ends may be missing
 
   mutable std::mutex mutex_;
   v1::JobState state_ = v1::WAITING;
+  double began_, ticked_;  // the time to join counts from; the last Tick
   std::string error_;
   std::vector<Worker> workers_;
   v1::StepMetrics last_;

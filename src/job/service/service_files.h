@@ -39,8 +39,8 @@ absl::StatusOr<std::string> ReadOrMakeToken(const std::string& run_directory);
 absl::StatusOr<std::shared_ptr<const void>> LockForCoordinator(FileSystem& fs,
                                                                const std::string& run_directory);
 
-// The last whole line of metrics.jsonl, the newest whole checkpoint, and when the job started.
-// What is not there is left out.
+// The last whole line of metrics.jsonl and the newest whole checkpoint; after a coordinator that
+// died also when the job started, and whether there is a model. What is not there is left out.
 JobHistory ReadJobHistory(FileSystem& fs, const std::string& run_directory);
 
 }  // namespace mnemo

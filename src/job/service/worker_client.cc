@@ -8,9 +8,11 @@
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "mnemo/v1/job.grpc.pb.h"
+#include "src/core/host.h"
 #include "src/core/log.h"
 #include "src/core/status.h"
 #include "src/job/service/grpc_support.h"
@@ -25,11 +27,6 @@ using Seconds = std::chrono::duration<double>;
 
 constexpr double kCallSeconds = 5;                      // for one answer
 constexpr double kFirstPause = 0.1, kLongestPause = 2;  // between attempts
-
-std::string HostName() {
-  char name[256] = {};
-  return ::gethostname(name, sizeof(name) - 1) == 0 ? name : "localhost";
-}
 
 // Whether there may be an answer later.
 bool WorthWaiting(const absl::Status& status) {
@@ -71,7 +68,8 @@ class WorkerClient::Impl {
   }
   bool WaitForEnd(double seconds) {
     std::unique_lock lock(mutex_);
-    return wake_.wait_for(lock, Seconds(seconds), [&] { return ended_; });
+    wake_.wait_for(lock, Seconds(seconds), [&] { return ended_ || over_; });
+    return ended_;
   }
 
   WorkerOptions options_;
@@ -97,7 +95,8 @@ class WorkerClient::Impl {
   std::mutex mutex_;
   std::condition_variable wake_;
   grpc::ClientContext* context_ = nullptr;  // of the stream that is open
-  bool end_sent_ = false, ended_ = false;
+  std::optional<v1::WorkerReport> end_;     // sent; a coordinator may have died over it
+  bool ended_ = false, over_ = false;       // the end is confirmed; nothing is sent any more
   std::thread thread_;
 };
 
@@ -181,7 +180,7 @@ void WorkerClient::Impl::SendReports(
     }
     connected_ = true;
     if (report->has_end()) {
-      end_sent_ = true;
+      end_ = *std::move(report);
       stream.WritesDone();
       return;
     }
@@ -201,14 +200,14 @@ void WorkerClient::Impl::Converse() {
     for (v1::WorkerCommand command; stream->Read(&command);) Take(command);
   });
   SendReports(*stream);
-  if (!end_sent_) context.TryCancel();
+  if (!end_) context.TryCancel();
   reader.join();
   const grpc::Status status = stream->Finish();
   connected_ = false;
   std::lock_guard lock(mutex_);
   context_ = nullptr;
   // Only an answer to the half-close says that the coordinator has read everything.
-  ended_ = end_sent_ && status.ok();
+  ended_ = end_ && status.ok();
 }
 
 void WorkerClient::Impl::Run() {
@@ -218,8 +217,12 @@ void WorkerClient::Impl::Run() {
     if (joined) {
       pause = kFirstPause;
       Converse();
-      if (end_sent_ || stopping_) break;
-      LogWarning("the coordinator is gone; training goes on");
+      if (ended_ || stopping_) break;
+      if (end_) {
+        queue_.Return(*end_);
+      } else {
+        LogWarning("the coordinator is gone; training goes on");
+      }
     }
     Pause(pause);
     if (stopping_) break;
@@ -227,12 +230,17 @@ void WorkerClient::Impl::Run() {
     const absl::Status status = JoinOnce(kCallSeconds);
     joined = status.ok();
     if (joined) {
+      end_.reset();
       LogInfo("joined the coordinator again");
+    } else if (end_ && !WorthWaiting(status)) {
+      break;  // it knows, or does not want to
     } else if (const std::string why(status.message()); !WorthWaiting(status) && why != told) {
       LogWarning("the coordinator does not take this rank back: {}; training goes on", why);
       told = why;
     }
   }
+  std::lock_guard lock(mutex_);
+  over_ = true;
   wake_.notify_all();
 }
 

@@ -21,7 +21,7 @@ struct WorkerOptions {
   std::string run_directory;  // where the coordinator leaves its address and token
   // rank, world_size, build, device, device_bytes and plan_digest; host and process are filled in.
   v1::JoinRequest self;
-  double join_seconds = 30;  // for the coordinator to answer the first time
+  double join_seconds = 60;  // for the coordinator to answer the first time
   size_t queue = 256;        // reports kept for a coordinator that is away
 };
 
@@ -51,7 +51,8 @@ class WorkerClient {
   void Push(v1::StepMetrics metrics);
   void Push(v1::CheckpointReport checkpoint);  // from the rank that commits, or that failed
   WorkerCommands TakeCommands();
-  // The last report: how it ended. Waits, at most `seconds`, for the coordinator to have all of it.
+  // The last report: how it ended. Waits, at most `seconds`, for the coordinator to have all of it;
+  // one that dies meanwhile may be replaced and is told again.
   // False if it does not.
   bool End(const absl::Status& status, double seconds = 5);
 

@@ -1,11 +1,13 @@
 #include "src/job/worker/worker_run.h"
 
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <memory>
 #include <thread>
 #include <utility>
 
+#include "src/core/host.h"
 #include "src/core/log.h"
 #include "src/core/status.h"
 #include "src/job/available_memory.h"
@@ -95,8 +97,11 @@ void WorkerRun::Listen() {
 absl::StatusOr<TrainingRunResult> WorkerRun::JoinAndTrain() {
   const absl::Status joined = options_.join ? Join() : absl::OkStatus();
   if (session_ != nullptr) {
+    // One rank may join at once and another at the last moment.
+    const Timeout timeout =
+        std::chrono::minutes(10) + std::chrono::seconds(std::llround(options_.join_seconds));
     MNEMO_ASSIGN_OR_RETURN(const auto ranks,
-                           Ranks::Create(session_->transport(), {.dp = session_->size()}));
+                           Ranks::Create(session_->transport(), {.dp = session_->size()}, timeout));
     MNEMO_RETURN_IF_ERROR(Agree(*ranks, joined));
     options_.run.transport = &session_->transport();
   }

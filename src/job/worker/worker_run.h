@@ -11,7 +11,7 @@ struct WorkerRunOptions {
   // the configuration.
   TrainingRunOptions run;
   bool join = false;         // a coordinator that serves run.run_directory
-  double join_seconds = 30;  // for it to answer
+  double join_seconds = 60;  // for it to answer
 };
 
 // Under mpirun (which is known by its environment) one rank of as many as that started, otherwise

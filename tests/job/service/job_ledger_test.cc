@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
+
 #include "src/parallel/plan.h"
 #include "tests/job/service/service_test_util.h"
 
@@ -33,6 +35,14 @@ class JobLedgerTest : public testing::Test {
     }
   }
 
+  // Time in which the coordinator looks after its ranks.
+  void Pass(double seconds) {
+    for (; seconds > 0; seconds -= 1) {
+      now_ += std::min(seconds, 1.0);
+      ledger_.Tick();
+    }
+  }
+
   const JobTerms terms_ = TermsOf(kWorkers);
   double now_ = 1000;
   JobLedger ledger_{terms_, {}, [this] { return now_; }};
@@ -51,8 +61,7 @@ TEST_F(JobLedgerTest, TrainsOnceAllHaveJoinedAndFinishesOnceAllHaveEnded) {
     ledger_.CloseReports(streams_[rank]);
   }
   EXPECT_EQ(ledger_.Status().state(), v1::FINISHED);
-  now_ += 1000;
-  ledger_.Tick();  // who has ended is not missed
+  Pass(30);  // who has ended is not missed
   EXPECT_EQ(ledger_.Status().state(), v1::FINISHED);
 }
 
@@ -78,12 +87,10 @@ TEST_F(JobLedgerTest, RefusesWhoDoesNotBelong) {
 TEST_F(JobLedgerTest, NamesASilentWorker) {
   JoinAll();
   ASSERT_TRUE(Send(ReportOf(1, 5, "backward")).ok());
-  now_ += 9.9;
+  Pass(9.9);
   HeartbeatsBut(1);
-  ledger_.Tick();
   EXPECT_EQ(ledger_.Status().state(), v1::TRAINING);
-  now_ += 0.2;
-  ledger_.Tick();
+  Pass(0.2);
   EXPECT_EQ(ledger_.Status().state(), v1::FAILED);
   EXPECT_THAT(ledger_.Status().error(),
               AllOf(HasSubstr("rank 1 (host host1, process 1001)"), HasSubstr("10.1 s ago"),
@@ -94,7 +101,7 @@ TEST_F(JobLedgerTest, NamesASilentWorker) {
 
 TEST_F(JobLedgerTest, AWorkerWhoseConnectionBreaksMayComeBack) {
   JoinAll();
-  now_ += 5;
+  Pass(5);
   HeartbeatsBut(2);
   ledger_.CloseReports(streams_[2]);
   EXPECT_EQ(ledger_.Workers().workers(2).state(), v1::GONE);
@@ -104,25 +111,51 @@ TEST_F(JobLedgerTest, AWorkerWhoseConnectionBreaksMayComeBack) {
   again.set_step(6);
   ASSERT_TRUE(ledger_.Join(again).ok());
   streams_[2] = *ledger_.OpenReports(2, [] {});
-  now_ += 9;
+  Pass(9);
   HeartbeatsBut(-1);
-  ledger_.Tick();
   EXPECT_EQ(ledger_.Status().state(), v1::TRAINING);
   EXPECT_EQ(ledger_.Status().step(), 6);
   ledger_.CloseReports(streams_[0]);
-  now_ += 10;
-  ledger_.Tick();
+  Pass(10);
   EXPECT_THAT(ledger_.Status().error(), AllOf(HasSubstr("rank 0"), HasSubstr("gone")));
 }
 
 TEST_F(JobLedgerTest, NamesThoseThatNeverJoin) {
   ASSERT_TRUE(ledger_.Join(JoinOf(1, terms_)).ok());
   const uint64_t stream = *ledger_.OpenReports(1, [] {});
-  now_ += 61;
-  ASSERT_TRUE(ledger_.Report(stream, ReportOf(1, 0, "start")).ok());
+  for (int second = 0; second < 60; ++second) {
+    EXPECT_EQ(ledger_.Status().state(), v1::WAITING);
+    ASSERT_TRUE(ledger_.Report(stream, ReportOf(1, 0, "start")).ok());
+    Pass(1);
+  }
+  EXPECT_THAT(
+      ledger_.Status().error(),
+      AllOf(HasSubstr("2 of 3 ranks have not joined within 60 s: 0, 2; look at their output"),
+            HasSubstr("see the run directory"), HasSubstr("--join-seconds")));
+}
+
+// SIGSTOP and SIGCONT: nobody was heard of, and nobody is to blame.
+TEST_F(JobLedgerTest, APauseOfTheCoordinatorIsNoRanksFault) {
+  JoinAll();
+  Pass(4);
+  now_ += 1000;
+  ASSERT_TRUE(Send(ReportOf(0, 5, "forward")).ok());  // heard before the deadlines are looked at
   ledger_.Tick();
-  EXPECT_THAT(ledger_.Status().error(),
-              HasSubstr("2 of 3 ranks have not joined within 60 s: 0, 2"));
+  EXPECT_EQ(ledger_.Status().state(), v1::TRAINING);
+  Pass(5.9);
+  EXPECT_EQ(ledger_.Status().state(), v1::TRAINING);
+  HeartbeatsBut(1);
+  Pass(0.2);  // of the ten seconds four had passed before
+  EXPECT_THAT(ledger_.Status().error(), AllOf(HasSubstr("lost rank 1"), HasSubstr("10.1 s ago")));
+}
+
+TEST_F(JobLedgerTest, APauseOfTheCoordinatorLeavesTimeToJoin) {
+  Pass(50);
+  now_ += 1000;
+  Pass(9);
+  EXPECT_EQ(ledger_.Status().state(), v1::WAITING);
+  Pass(2);
+  EXPECT_THAT(ledger_.Status().error(), HasSubstr("have not joined within 60 s"));
 }
 
 TEST_F(JobLedgerTest, AnEndWithAnErrorFailsTheJobWithTheFirst) {
@@ -211,6 +244,30 @@ TEST_F(JobLedgerTest, ARestartGoesOnFromTheRunDirectory) {
   live.set_plan_digest(PlanDigest(terms_.plan));
   EXPECT_EQ(restarted.Join(live)->resume_step(), 30);
   EXPECT_EQ(restarted.Status().step(), 44);
+}
+
+// Ranks that have told another coordinator that they have ended do not join this one.
+TEST_F(JobLedgerTest, ARestartAfterAllWasDoneFinishes) {
+  for (const bool written : {true, false}) {
+    for (const int64_t step : {100, 99}) {
+      JobHistory history;
+      history.last.set_step(step);
+      history.model_written = written;
+      JobLedger restarted(terms_, history, [this] { return now_; });
+      ASSERT_TRUE(restarted.Join(JoinOf(1, terms_)).ok());
+      const uint64_t stream = *restarted.OpenReports(1, [] {});
+      for (int second = 0; second < 70 && !restarted.Ended(); ++second) {
+        if (second <= 20) {
+          const auto report = second < 20 ? ReportOf(1, step, "end") : EndOf(1, step, "");
+          ASSERT_TRUE(restarted.Report(stream, report).ok());
+        }
+        EXPECT_TRUE(!restarted.Ended() || second > 20);
+        now_ += 1;
+        restarted.Tick();
+      }
+      EXPECT_EQ(restarted.Status().state(), written && step == 100 ? v1::FINISHED : v1::FAILED);
+    }
+  }
 }
 
 TEST_F(JobLedgerTest, EstimatesTheTimeLeft) {
