@@ -9,6 +9,7 @@
 #include "src/ckpt/manifest.h"
 #include "src/core/config_difference.h"
 #include "src/core/config_text.h"
+#include "src/core/host.h"
 #include "src/core/log.h"
 #include "src/core/status.h"
 #include "src/core/thread_pool.h"
@@ -55,9 +56,11 @@ absl::Status SetUp::MeetRanks() {
     return absl::OkStatus();
   }
   MNEMO_ASSIGN_OR_RETURN(run_.ranks,
-                         Ranks::Create(*options_.transport, {.dp = options_.transport->size()}));
-  MNEMO_ASSIGN_OR_RETURN(const std::vector<std::string> hosts, Exchange(*run_.ranks, HostName()));
-  run_.ranks_here = static_cast<int>(std::count(hosts.begin(), hosts.end(), HostName()));
+                         Ranks::Create(*options_.transport, {.dp = options_.transport->size()},
+                                       MessageTimeout(options_.written)));
+  const std::string here = HostIdentity();
+  MNEMO_ASSIGN_OR_RETURN(const std::vector<std::string> hosts, Exchange(*run_.ranks, here));
+  run_.ranks_here = static_cast<int>(std::count(hosts.begin(), hosts.end(), here));
   return absl::OkStatus();
 }
 
@@ -223,7 +226,8 @@ absl::Status SetUp::All() {
   MNEMO_RETURN_IF_ERROR(CheckSameConfig());
   MNEMO_RETURN_IF_ERROR(MakeRunPlan());
   if (options_.transport != nullptr) {
-    MNEMO_ASSIGN_OR_RETURN(run_.ranks, Ranks::Create(*options_.transport, MeshOf(run_.plan)));
+    MNEMO_ASSIGN_OR_RETURN(run_.ranks, Ranks::Create(*options_.transport, MeshOf(run_.plan),
+                                                     MessageTimeout(run_.data.config)));
   }
   MNEMO_RETURN_IF_ERROR(Agree(*run_.ranks, CheckMemory()));
   MNEMO_RETURN_IF_ERROR(Agree(*run_.ranks, MakeTrainer()));
