@@ -68,8 +68,8 @@ struct MemoryScanForwardArgs {
   MemoryScanShape shape;
   MemoryScanRows q, k, v;
   MemoryScanGates gates;
-  const float* norm_gain = nullptr;  // [heads, head_dim]
-  const float* norm_bias = nullptr;  // [heads, head_dim]
+  const float* norm_gain = nullptr;  // [heads, head_dim], 16-byte aligned; unused without norm
+  const float* norm_bias = nullptr;  // the same
   MemoryScanCarry carry_in;
   MemoryScanRows y;              // out
   MemoryScanCarry carry_out;     // out; may not alias carry_in
