@@ -82,5 +82,16 @@ TEST_F(ServiceFilesTest, HistoryIsTheLastWholeLine) {
   EXPECT_EQ(ReadJobHistory(fs_, run_).started_unix_millis, 34);
 }
 
+// A model that lies beside no dead coordinator's file is that of a run that ended in peace.
+TEST_F(ServiceFilesTest, HistoryTellsOfAModelThatADeadCoordinatorsRunHasWritten) {
+  ASSERT_TRUE(WriteCoordinatorFile(fs_, run_, {"127.0.0.1:99", "a7", 12, 34}).ok());
+  ASSERT_TRUE(fs_.MakeDirectories(run_ + "/model").ok());
+  EXPECT_FALSE(ReadJobHistory(fs_, run_).model_written);
+  Write("model/model.safetensors", "weights");
+  EXPECT_TRUE(ReadJobHistory(fs_, run_).model_written);
+  ASSERT_TRUE(fs_.Remove(CoordinatorFilePath(run_)).ok());
+  EXPECT_FALSE(ReadJobHistory(fs_, run_).model_written);
+}
+
 }  // namespace
 }  // namespace mnemo
