@@ -63,6 +63,9 @@ class Trainer {
   // This rank's part of the model (spec().split); GatherParameters puts the parts together.
   const ParameterSet& parameters() const { return parameters_; }
   ParameterSet& parameters() { return parameters_; }
+  // Of the last step, summed over all ranks; where the optimizer is sharded, only this rank's
+  // shard.
+  const ParameterSet& gradients() const { return gradients_; }
   const Optimizer& optimizer() const { return *optimizer_; }
   Ranks& ranks() { return ranks_; }
   // What this rank's units of the last step did, in order; the clock is the machine's.

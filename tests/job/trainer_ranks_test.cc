@@ -1,6 +1,8 @@
 // Many ranks train as one does: losses, norms and parameters, on every rank, whatever the mesh.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <mutex>
 
 #include "src/core/status.h"
@@ -14,7 +16,9 @@ namespace {
 
 struct Outcome {
   std::vector<v1::StepMetrics> steps;
-  std::vector<double> parameters;  // of the whole model; empty on all but the first rank of tp
+  // Of the whole model; empty on all but the first rank of tp.
+  std::vector<double> parameters;
+  std::vector<double> gradients;  // of the last step, where every rank has all of them (zero: 0)
 };
 
 StepShare ShareOf(const Ranks& ranks, const v1::TrainConfig& train) {
@@ -32,6 +36,10 @@ absl::Status Train(const v1::RunConfig& config, Ranks& ranks, int steps, Outcome
   }
   const ParameterSet whole = GatherParameters(trainer->spec(), trainer->parameters());
   if (whole.size() > 0) outcome.parameters = whole.flat().ToDoubles();
+  if (config.parallel().zero() == 0) {
+    const ParameterSet gradients = GatherParameters(trainer->spec(), trainer->gradients());
+    if (gradients.size() > 0) outcome.gradients = gradients.flat().ToDoubles();
+  }
   return absl::OkStatus();
 }
 
@@ -106,14 +114,50 @@ TEST_P(TrainerRanksTest, EveryMeshTrainsAsOneRank) {
   }
 }
 
+// Before an optimizer can hide or magnify anything: dp alone, with sp, with tp, and the wavefronts
+// cut otherwise.
+TEST_P(TrainerRanksTest, EveryGradientIsThatOfOneRank) {
+  v1::RunConfig config = Config(GetParam());
+  config.mutable_parallel()->set_zero(0);
+  Outcome alone;
+  const auto ranks = Ranks::Alone();
+  ASSERT_TRUE(Train(config, *ranks, 1, alone).ok());
+  const double largest =
+      std::ranges::max(alone.gradients, {}, [](double x) { return std::abs(x); });
+  const auto expect_same = [&](const Outcome& other) {
+    ASSERT_EQ(other.gradients.size(), alone.gradients.size());
+    for (size_t i = 0; i < alone.gradients.size(); ++i) {
+      ASSERT_NEAR(other.gradients[i], alone.gradients[i], 1e-10 * std::abs(largest)) << i;
+    }
+  };
+  for (const Mesh& mesh : {Mesh{4, 1, 1}, Mesh{2, 2, 1}, Mesh{2, 1, 2}}) {
+    SCOPED_TRACE(ToString(mesh));
+    const std::vector<Outcome> outcomes = TrainOn(config, mesh, 1);
+    for (int rank = 0; rank < mesh.size(); ++rank) {
+      if (mesh.PositionOf(rank).tp == 0) expect_same(outcomes[rank]);
+    }
+  }
+  for (const int accumulation : {1, 4}) {
+    SCOPED_TRACE(accumulation);
+    config.mutable_train()->set_accumulation(accumulation);
+    config.mutable_train()->set_micro_batches(4 / accumulation);
+    Outcome other;
+    ASSERT_TRUE(Train(config, *ranks, 1, other).ok());
+    expect_same(other);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Blocks, TrainerRanksTest,
                          testing::Values(v1::LMM, v1::MAC, v1::MAG, v1::MAL, v1::TRANSFORMER),
                          [](const auto& info) { return v1::Block_Name(info.param); });
 
 // Sharding the optimizer changes where it is computed and how its norm is summed, no more.
 TEST(TrainerRanks, ShardedAndWholeOptimizersAgree) {
-  for (const Mesh& mesh : {Mesh{2, 2, 1}, Mesh{2, 1, 2}}) {
-    v1::RunConfig config = Config(v1::MAG);
+  const std::pair<v1::Block, Mesh> cases[] = {
+      {v1::LMM, {1, 3, 1}}, {v1::MAG, {2, 2, 1}}, {v1::MAG, {2, 1, 2}}, {v1::MAC, {4, 1, 1}}};
+  for (const auto& [block, mesh] : cases) {
+    SCOPED_TRACE(ToString(mesh));
+    v1::RunConfig config = Config(block);
     const std::vector<Outcome> sharded = TrainOn(config, mesh, 3);
     config.mutable_parallel()->set_zero(0);
     const std::vector<Outcome> whole = TrainOn(config, mesh, 3);
