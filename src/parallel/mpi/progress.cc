@@ -103,8 +103,9 @@ void MpiProgress::Loop() {
   if (!failed_ && !Idle()) {
     Fail(absl::CancelledError("its MPI session ended with messages under way"));
   }
+  // MPI is about to end: a receive that cannot be withdrawn ends with it.
   if (alarm_ != MPI_REQUEST_NULL && MPI_Cancel(&alarm_) == MPI_SUCCESS) {
-    MPI_Wait(&alarm_, MPI_STATUS_IGNORE);
+    (void)MPI_Wait(&alarm_, MPI_STATUS_IGNORE);
   }
 }
 
@@ -270,7 +271,7 @@ void MpiProgress::EndPart(const std::shared_ptr<MpiTransfer>& transfer, const MP
                           bool failed) {
   const bool send = transfer->info().kind == TransferInfo::Kind::kSend;
   int class_of = MPI_SUCCESS;
-  if (failed) MPI_Error_class(status.MPI_ERROR, &class_of);
+  if (failed) (void)MPI_Error_class(status.MPI_ERROR, &class_of);  // no class: no truncation
   if (class_of == MPI_ERR_TRUNCATE) {
     transfer->error = InvalidArgument("a longer message came");
   } else if (failed) {
@@ -279,7 +280,7 @@ void MpiProgress::EndPart(const std::shared_ptr<MpiTransfer>& transfer, const MP
     transfer->bytes_moved = transfer->info().bytes;
   } else {
     int count = 0;
-    MPI_Get_count(&status, MPI_BYTE, &count);
+    transfer->error.Update(MNEMO_MPI(MPI_Get_count(&status, MPI_BYTE, &count)));
     transfer->bytes_moved += count;
   }
   if (--transfer->open_parts == 0) Complete(*transfer);
@@ -329,7 +330,8 @@ void MpiProgress::FailEverything(const absl::Status& why) {
   for (size_t i = 0; i < requests_.size(); ++i) {
     if (owners_[i] == nullptr) continue;
     if (std::find(open.begin(), open.end(), owners_[i]) == open.end()) open.push_back(owners_[i]);
-    if (owners_[i]->info().kind == TransferInfo::Kind::kReceive) MPI_Cancel(&requests_[i]);
+    // One that cannot be cancelled runs into the grace below.
+    if (owners_[i]->info().kind == TransferInfo::Kind::kReceive) (void)MPI_Cancel(&requests_[i]);
   }
   if (!heard_) TellOthers(why);
   const Clock::time_point end = Clock::now() + kGrace;
@@ -372,9 +374,15 @@ void MpiProgress::HearAlarm() {
   if (alarm_ == MPI_REQUEST_NULL) return;
   int done = 0;
   MPI_Status status;
-  if (MPI_Test(&alarm_, &done, &status) != MPI_SUCCESS || !done) return;
   int count = 0;
-  MPI_Get_count(&status, MPI_CHAR, &count);
+  absl::Status heard = MNEMO_MPI(MPI_Test(&alarm_, &done, &status));
+  if (heard.ok() && !done) return;
+  if (heard.ok()) heard = MNEMO_MPI(MPI_Get_count(&status, MPI_CHAR, &count));
+  if (!heard.ok()) {  // deaf to the others from here on: as good as failed
+    alarm_ = MPI_REQUEST_NULL;
+    Fail(heard);
+    return;
+  }
   const std::string text(alarm_text_.data(), static_cast<size_t>(count));
   const size_t space = text.find(' ');
   const int code = std::atoi(text.c_str());
