@@ -14,6 +14,7 @@
 #include "src/job/service/service_files.h"
 #include "src/job/service/worker_client.h"
 #include "src/job/stop_signals.h"
+#include "src/model/plan_inputs.h"
 #include "src/parallel/mpi/session.h"
 #include "src/parallel/plan.h"
 
@@ -48,6 +49,22 @@ class WorkerRun {
   std::unique_ptr<WorkerClient> client_;
 };
 
+// A plan is a pure function of configuration and mesh: ranks that find another one would not do
+// what their neighbours wait for.
+absl::Status CheckPlan(const v1::JoinResponse& joined) {
+  const Mesh mesh = MeshOf(joined.plan());
+  v1::RunConfig config = joined.config();
+  config.mutable_parallel()->set_dp(mesh.dp);
+  config.mutable_parallel()->set_sp(mesh.sp);
+  config.mutable_parallel()->set_tp(mesh.tp);
+  MNEMO_ASSIGN_OR_RETURN(const v1::Plan own, PlanRun(config, mesh.size()));
+  if (PlanDigest(own) == joined.plan_digest()) return absl::OkStatus();
+  return FailedPrecondition(
+      "the coordinator plans otherwise ({:016x}) than this rank does for the same configuration "
+      "({:016x}); install the same build on every host",
+      joined.plan_digest(), PlanDigest(own));
+}
+
 absl::Status WorkerRun::Join() {
   WorkerOptions worker;
   worker.run_directory = options_.run.run_directory;
@@ -63,12 +80,7 @@ absl::Status WorkerRun::Join() {
   }
   MNEMO_ASSIGN_OR_RETURN(client_, WorkerClient::Join(std::move(worker)));
   const v1::JoinResponse& joined = client_->joined();
-  if (PlanDigest(joined.plan()) != joined.plan_digest()) {
-    return FailedPrecondition(
-        "the coordinator's plan has not the digest that it says: {:016x}, not {:016x}; install the "
-        "same build on every host",
-        PlanDigest(joined.plan()), joined.plan_digest());
-  }
+  MNEMO_RETURN_IF_ERROR(CheckPlan(joined));
   options_.run.written = joined.config();
   options_.run.config_name = "the coordinator's configuration";
   options_.run.plan = joined.plan();
