@@ -11,7 +11,7 @@
 #   --no-install   fail if a package is missing instead of installing it
 #
 # Everything lands in runs/quickstart/ at the top of the source tree: shards/, metrics.jsonl,
-# checkpoints/, loss.svg, model/. A second call starts afresh. Takes about five minutes of two cores
+# checkpoints/, loss.svg, model/. A second call starts afresh. Takes two to five minutes of two cores
 # beyond downloading and building.
 set -euo pipefail
 # shellcheck source=launch/common.sh
