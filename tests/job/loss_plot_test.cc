@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <fstream>
 #include <limits>
 #include <string>
 
@@ -136,13 +135,6 @@ TEST(TerminalTakesUnicodeTest, FollowsTheFirstLocaleVariable) {
   ::unsetenv("LC_ALL");
   ::unsetenv("LC_CTYPE");
   EXPECT_TRUE(TerminalTakesUnicode());
-}
-
-// Not a check: MNEMO_PLOT_OUT=FILE keeps the sample picture for a look.
-TEST(LossCurveSvgTest, WritesASampleOnRequest) {
-  const char* path = std::getenv("MNEMO_PLOT_OUT");
-  if (path == nullptr) GTEST_SKIP() << "MNEMO_PLOT_OUT is not set";
-  std::ofstream(path) << LossCurveSvg(SampleCurves());
 }
 
 }  // namespace
