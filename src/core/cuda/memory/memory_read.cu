@@ -44,21 +44,6 @@ __device__ void load_stage(const Params& p, SharedStorage& s, int block, int loa
       2 * kTileBytes, bar);
 }
 
-// Column sums of x over the tile's rows into 64 floats per warp of `parts`.
-__device__ void column_sums(const Acc& x, float* parts) {
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      float sum = x[4 * j + e] + x[4 * j + 2 + e];
-#pragma unroll
-      for (int lanes = 4; lanes < 32; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
-      if (lane < 4) parts[warp * kTile + 8 * j + 2 * lane + e] = sum;
-    }
-  }
-}
-
 // dy back through the layer norm and the last layer's masked product. y holds the normalised
 // output, r its inverse deviations, r2 = X H^T and masked = G o r2.
 __device__ void last_layer_backward(const Params& p, SharedStorage& s, int block, Acc& y,

@@ -87,4 +87,19 @@ __device__ inline void write_rows(bf16* to, int64_t stride, const bf16* tile, in
   }
 }
 
+// Column sums of x over the tile's rows into 64 floats per warp of `parts`.
+__device__ inline void column_sums(const Acc& x, float* parts) {
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      float sum = x[4 * j + e] + x[4 * j + 2 + e];
+#pragma unroll
+      for (int lanes = 4; lanes < 32; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+      if (lane < 4) parts[warp * kTile + 8 * j + 2 * lane + e] = sum;
+    }
+  }
+}
+
 }  // namespace mnemo::memory
