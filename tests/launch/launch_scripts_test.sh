@@ -57,6 +57,38 @@ done
 expect_error "install the package sentencepiece" \
   env PATH="$scratch" "$BASH" "$root/tests/bench/data/prepare_benchmark.sh" mnemo
 
+# The recall study with a program that trains nothing: it writes a result with the report of two
+# steps, and notes how it was called.
+cat >"$scratch/mnemo" <<'END'
+#!/usr/bin/env bash
+printf '%s\n' "$*" >>"$(dirname "$0")/calls"
+while [[ "$1" != --json ]]; do shift; done
+printf '%s\n' '{"reports": [' '{"step": 100, "accuracy": 0.25},' '{"step": 200, "accuracy": 0.5}' \
+  ']}' >"$2"
+[[ ! -e "$(dirname "$0")/fail" ]]
+END
+chmod +x "$scratch/mnemo"
+study() { MNEMO="$scratch/mnemo" "$root/launch/recall_study.sh" --out "$scratch/study" "$@"; }
+cell=lmm_chunk16_momentum-true_t256_seed
+study --cells 2 --steps 200 --set model.layers=1 >"$scratch/table"
+grep -qE "^${cell}1 +200 +0\.500\$" "$scratch/table" ||
+  die "the study's table: $(cat "$scratch/table")"
+(($(grep -cE "^$cell[0-9] " "$scratch/table") == 2)) || die "not two cells: $(cat "$scratch/table")"
+for words in --length\ 256 --steps\ 200 train.seed=2 model.memory.chunk=16 model.layers=1; do
+  tail -n 1 "$scratch/calls" | grep -qF -- "$words" || die "a cell is trained without $words"
+done
+# What is there stays; a cell that fails, even with half a result, is not there.
+touch "$scratch/fail"
+if study >"$scratch/table"; then die "a cell that fails goes unnoticed"; fi
+[[ ! -e "$scratch/study/${cell}3.json" ]] || die "a cell that failed counts as done"
+rm "$scratch/fail"
+study >"$scratch/table"
+(($(wc -l <"$scratch/calls") == 4)) || die "cells are made again: $(cat "$scratch/calls")"
+tail -n 1 "$scratch/calls" | grep -qF train.seed=3 || die "the study does not go on"
+(($(grep -cE "^$cell[0-9] " "$scratch/table") == 3)) || die "not three: $(cat "$scratch/table")"
+study --cells 0 >"$scratch/table"
+(($(wc -l <"$scratch/calls") == 4)) || die "a table alone trains"
+
 # Lines enough to fill any pipe: who reads only the first must not fail for it.
 awk 'BEGIN {
   print "{\"step\":0,\"loss\":null}"
