@@ -1,49 +1,26 @@
 // The waist between tensors and devices: the kernels every device must provide.
 //
+// A device may run kernels behind the caller's back, in the order of the calls: whatever hands
+// values to the host (CopyToHost, SquaredNorms) waits for them.
+//
 // Kernels work on views (any strides, stride 0 for broadcast dims) and write into outputs that the
 // caller has allocated; an output never overlaps an input unless it is the very same view, which
-// elementwise kernels allow. Inputs of one call share a dtype (f32 or f64 on the CPU) unless said
-// otherwise; the caller (ops.cc) has checked shapes, so kernels only MNEMO_CHECK what they assume.
-// Results are a pure function of the inputs' values, shapes and dtype: never of timing, of the
-// number of threads or of memory addresses.
+// elementwise kernels allow. Inputs of one call share a dtype unless said otherwise. bf16 is
+// computed in f32 and rounded once, to nearest even, on the way out. The caller (ops.cc) has
+// checked shapes, so kernels only MNEMO_CHECK what they assume. Results are a pure function of the
+// inputs' values, shapes and dtype: never of timing, of the number of threads or of memory
+// addresses.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <vector>
 
+#include "src/core/kernel_types.h"
 #include "src/core/tensor.h"
 
 namespace mnemo {
-
-enum class UnaryOp {
-  kNegate,
-  kExp,
-  kLog,
-  kSqrt,
-  kRsqrt,
-  kReciprocal,
-  kSigmoid,
-  kTanh,
-  kRelu,  // max(0, x)
-  kStep,  // 1 where x > 0, else 0
-  // Activations with their first and second derivatives. GELU is the tanh form.
-  kSilu,
-  kSiluGrad,
-  kSiluGrad2,
-  kGelu,
-  kGeluGrad,
-  kGeluGrad2,
-};
-enum class BinaryOp { kAdd, kSub, kMul, kDiv, kMax, kGreater /* 1 or 0 */ };
-enum class ReduceOp { kSum, kMax };
-
-// AdamW's constants for one step (Loshchilov and Hutter, arXiv 1711.05101), bias corrections
-// included: p -= rate * (m_hat / (sqrt(v_hat) + epsilon) + decay * p).
-struct AdamWStep {
-  double rate, beta1, beta2, epsilon, decay;
-  double correction1, correction2;  // 1 - beta^t
-  double gradient_scale;            // multiplies the gradient first (clipping)
-};
 
 struct MemoryUse {
   int64_t current_bytes = 0;  // held by live tensors
@@ -67,7 +44,8 @@ class Backend {
   virtual void Copy(const Tensor& x, const Tensor& out) = 0;
   virtual void Unary(UnaryOp op, const Tensor& x, const Tensor& out) = 0;
   virtual void Affine(const Tensor& x, double scale, double shift, const Tensor& out) = 0;
-  // a, b and out have the same shape (broadcasting through stride 0 has been done).
+  // a, b and out have the same shape (broadcasting through stride 0 has been done). For kAdd, b may
+  // be bf16 where a and out are f32: how narrow gradients are added up.
   virtual void Binary(BinaryOp op, const Tensor& a, const Tensor& b, const Tensor& out) = 0;
   // out = mask > 0 ? a : b; all of one shape, mask of the same dtype as a and b.
   virtual void Where(const Tensor& mask, const Tensor& a, const Tensor& b, const Tensor& out) = 0;
@@ -77,7 +55,8 @@ class Backend {
 
   // out = alpha a b + beta out. a [..., m, k], b [..., k, n], out [..., m, n]; equal leading dims
   // (any strides, 0 included, but for out). Any strides in the matrix dims; a unit stride in one of
-  // the two avoids a copy. beta == 0 never reads out.
+  // the two avoids a copy. beta == 0 never reads out. Products of bf16 are summed in f32, and out
+  // may then be f32 too.
   virtual void Gemm(const Tensor& a, const Tensor& b, double alpha, double beta,
                     const Tensor& out) = 0;
 
@@ -106,8 +85,9 @@ class Backend {
   // Optimizer and checks, over contiguous buffers of one length.
   virtual void AdamW(const AdamWStep& step, const Tensor& gradient, const Tensor& parameter,
                      const Tensor& first_moment, const Tensor& second_moment) = 0;
-  // Sum of squares in f64; infinite or NaN if any value is.
-  virtual double SquaredNorm(const Tensor& x) = 0;
+  // Each tensor's sum of squares, in f64; infinite or NaN if any of its values is. Waits for the
+  // device once, however many tensors there are.
+  virtual std::vector<double> SquaredNorms(std::span<const Tensor> tensors) = 0;
 };
 
 // The CPU backend: f32 and f64 arithmetic, matrix products on tiles of its own (thin ones

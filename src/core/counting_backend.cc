@@ -66,7 +66,9 @@ class CountingDevice final : public Backend {
   void PlaceColumns(const Tensor&, const Tensor&, const Tensor&) override {}
   void AdamW(const AdamWStep&, const Tensor&, const Tensor&, const Tensor&,
              const Tensor&) override {}
-  double SquaredNorm(const Tensor&) override { return 0; }
+  std::vector<double> SquaredNorms(std::span<const Tensor> tensors) override {
+    return std::vector<double>(tensors.size());
+  }
 };
 
 }  // namespace

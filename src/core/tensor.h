@@ -12,13 +12,10 @@
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
+#include "src/core/dtype.h"
 #include "src/core/status.h"
 
 namespace mnemo {
-
-enum class DType : uint8_t { kF32, kF64, kBF16, kI32 };
-int64_t SizeOf(DType dtype);
-const char* Name(DType dtype);
 
 enum class DeviceType : uint8_t { kCpu, kCuda };
 struct Device {

@@ -110,7 +110,7 @@ class OpBench {
       Bytes(fmt::format("sum [32, 64, 256] to {}", ToString(shape)), 1, x,
             [&] { CpuBackend().Reduce(ReduceOp::kSum, x, out); });
     }
-    Bytes("squared norm [32, 64, 256]", 1, x, [&] { CpuBackend().SquaredNorm(x); });
+    Bytes("squared norm [32, 64, 256]", 1, x, [&] { CpuBackend().SquaredNorms({&x, 1}); });
   }
 
   void Structured() const {

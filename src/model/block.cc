@@ -1,6 +1,8 @@
 #include "src/model/block.h"
 
 #include <cmath>
+#include <numeric>
+#include <vector>
 
 #include "src/core/backend.h"
 #include "src/core/fused/layers.h"
@@ -31,12 +33,12 @@ Var Mix(const MixerCall& call, const Var& x) {
 
 // |W|^2 summed over all weights, mean over the sequences and this rank's heads.
 double MeanSquaredState(const MemoryState& state) {
-  double squares = 0;
-  for (const Var& w : state.w.w) {
-    squares += Backend::For(w.device()).SquaredNorm(w.value().Contiguous());
-  }
-  const Var& first = state.w.w[0];
-  return squares / static_cast<double>(first.dim(0) * first.dim(1));
+  std::vector<Tensor> weights;
+  for (const Var& w : state.w.w) weights.push_back(w.value().Contiguous());
+  const Tensor& first = weights[0];
+  const std::vector<double> squares = Backend::For(first.device()).SquaredNorms(weights);
+  return std::accumulate(squares.begin(), squares.end(), 0.0) /
+         static_cast<double>(first.dim(0) * first.dim(1));
 }
 
 // From sums over the rows run to means, over the heads of all ranks.

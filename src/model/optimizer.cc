@@ -44,13 +44,19 @@ GradientNorm MeasureGradients(const ParameterSet& gradients) {
 
 GradientNorm MeasureGradients(const ParameterSet& gradients, const ParameterShard& shard,
                               bool split_only) {
-  GradientNorm norm;
+  std::vector<int> measured;
+  std::vector<Tensor> pieces;
   for (const ParameterRows& rows : shard.rows) {
     if (split_only && gradients.info(rows.parameter).split < 0) continue;
-    const Tensor gradient = RowsOf(gradients, rows);
-    const double squared = Backend::For(gradient.device()).SquaredNorm(gradient);
-    if (!std::isfinite(squared) && norm.first_bad < 0) norm.first_bad = rows.parameter;
-    norm.squared += squared;
+    measured.push_back(rows.parameter);
+    pieces.push_back(RowsOf(gradients, rows));
+  }
+  GradientNorm norm;
+  if (pieces.empty()) return norm;
+  const std::vector<double> squares = Backend::For(pieces[0].device()).SquaredNorms(pieces);
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    if (!std::isfinite(squares[i]) && norm.first_bad < 0) norm.first_bad = measured[i];
+    norm.squared += squares[i];
   }
   return norm;
 }
@@ -100,10 +106,13 @@ absl::Status Optimizer::Skip(int64_t step, double loss, const GradientNorm& norm
         fmt::format("the gradient of {} is not finite", parameters_.info(norm.first_bad).name);
   }
   if (!std::isfinite(loss)) culprit = fmt::format("the loss is {}, {}", loss, culprit);
-  for (size_t i = 0; i < masters_.size(); ++i) {
-    if (std::isfinite(Backend::For(masters_[i].device()).SquaredNorm(masters_[i]))) continue;
-    culprit = fmt::format("parameter {} itself is not finite", NameOf(i));
-    break;
+  if (!masters_.empty()) {
+    const std::vector<double> squares = Backend::For(masters_[0].device()).SquaredNorms(masters_);
+    const auto bad = std::find_if_not(squares.begin(), squares.end(),
+                                      [](double square) { return std::isfinite(square); });
+    if (bad != squares.end()) {
+      culprit = fmt::format("parameter {} itself is not finite", NameOf(bad - squares.begin()));
+    }
   }
   if (counters_.bad_in_a_row < options_.max_bad_steps) {
     LogWarning("step {}: {}; nothing is updated ({} in a row)", step, culprit,

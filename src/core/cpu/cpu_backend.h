@@ -36,7 +36,7 @@ class CpuDevice final : public Backend {
   void PlaceColumns(const Tensor& values, const Tensor& ids, const Tensor& out) override;
   void AdamW(const AdamWStep& step, const Tensor& gradient, const Tensor& parameter,
              const Tensor& first_moment, const Tensor& second_moment) override;
-  double SquaredNorm(const Tensor& x) override;
+  std::vector<double> SquaredNorms(std::span<const Tensor> tensors) override;
 
  private:
   CachingAllocator allocator_;

@@ -71,7 +71,9 @@ void CpuDevice::AdamW(const AdamWStep& step, const Tensor& gradient, const Tenso
   });
 }
 
-double CpuDevice::SquaredNorm(const Tensor& x) {
+namespace {
+
+double SquaredNorm(const Tensor& x) {
   MNEMO_CHECK(x.contiguous());
   int64_t count = x.elements(), pieces = (count + kPieceElements - 1) / kPieceElements;
   std::vector<CompensatedSum> parts(pieces);
@@ -87,6 +89,14 @@ double CpuDevice::SquaredNorm(const Tensor& x) {
   CompensatedSum total;
   for (const CompensatedSum& part : parts) total.Add(part);
   return total.value();
+}
+
+}  // namespace
+
+std::vector<double> CpuDevice::SquaredNorms(std::span<const Tensor> tensors) {
+  std::vector<double> norms;
+  for (const Tensor& x : tensors) norms.push_back(SquaredNorm(x));
+  return norms;
 }
 
 }  // namespace mnemo

@@ -1,0 +1,12 @@
+// The element types of tensors.
+#pragma once
+
+#include <cstdint>
+
+namespace mnemo {
+
+enum class DType : uint8_t { kF32, kF64, kBF16, kI32 };
+int64_t SizeOf(DType dtype);
+const char* Name(DType dtype);
+
+}  // namespace mnemo
