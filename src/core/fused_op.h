@@ -24,6 +24,8 @@ namespace mnemo {
 struct FusedPolicy {
   bool enabled = true;  // false: always the composition
   bool strict = false;  // true: a fallback throws TensorError(FailedPrecondition)
+  // False lets kernels add up in any order where that is faster: runs then differ in the last bits.
+  bool deterministic = true;
 };
 // Process-wide; set once, before the first step.
 void SetFusedPolicy(FusedPolicy policy);

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "src/core/fused_op.h"
+#include "src/core/fused/fused_ops.h"
 #include "src/core/ops.h"
 
 namespace mnemo {
@@ -14,12 +14,6 @@ namespace {
 // pass; beyond, each block is run again for its derivative.
 constexpr int64_t kQueryBlock = 128;
 constexpr int64_t kBlocksKept = 4;
-
-struct Attributes {
-  AttentionMask mask;
-  bool persistent = false;
-  std::vector<int64_t> run_positions;  // first position of each run
-};
 
 // The rows of a run that some query of a block at positions [begin, end) may see.
 struct Range {
@@ -31,8 +25,8 @@ struct Block {
   std::vector<Range> ranges;   // per run
 };
 
-Block PlanBlock(const Attributes& attributes, std::span<const int64_t> lengths, int64_t begin,
-                int64_t end) {
+Block PlanBlock(const AttentionAttributes& attributes, std::span<const int64_t> lengths,
+                int64_t begin, int64_t end) {
   const AttentionMask& mask = attributes.mask;
   const int64_t first = mask.first_position + begin, last = mask.first_position + end - 1;
   const int64_t lowest = mask.window > 0 ? first - mask.window + 1 : 0;
@@ -46,7 +40,7 @@ Block PlanBlock(const Attributes& attributes, std::span<const int64_t> lengths, 
 }
 
 // Whether two blocks have one bias: the same rows and ranges, counted from the first query.
-bool SameBias(const Attributes& attributes, const Block& a, const Block& b) {
+bool SameBias(const AttentionAttributes& attributes, const Block& a, const Block& b) {
   // Without a window the sequence's start is a limit that does not move along.
   if (attributes.mask.window == 0 || !attributes.mask.starts.empty()) return false;
   if (a.end - a.begin != b.end - b.begin) return false;
@@ -59,8 +53,8 @@ bool SameBias(const Attributes& attributes, const Block& a, const Block& b) {
 }
 
 // 0 where a query sees a key and -infinity where it does not: [B or 1, 1, queries, keys].
-Tensor Bias(const Attributes& attributes, const Block& block, int64_t batch, int64_t queries_total,
-            int64_t persistent, const Var& like) {
+Tensor Bias(const AttentionAttributes& attributes, const Block& block, int64_t batch,
+            int64_t queries_total, int64_t persistent, const Var& like) {
   const AttentionMask& mask = attributes.mask;
   const int64_t rows = block.end - block.begin;
   int64_t keys = persistent;
@@ -113,7 +107,7 @@ std::vector<Var> RunBlock(std::span<const Var> inputs, const Tensor& bias, bool 
   return {MatMul(Softmax(Add(scores, Var(bias))), Concat(values, 2))};
 }
 
-std::vector<Var> Compose(std::span<const Var> inputs, const Attributes& attributes) {
+std::vector<Var> Compose(std::span<const Var> inputs, const AttentionAttributes& attributes) {
   const Var& q = inputs[0];
   const int64_t count = q.dim(2), first_run = attributes.persistent ? 3 : 1;
   std::vector<int64_t> lengths;
@@ -145,22 +139,22 @@ std::vector<Var> Compose(std::span<const Var> inputs, const Attributes& attribut
   return {Concat(outputs, 2)};
 }
 
-const FusedOp<Attributes>& Op() {
-  static const FusedOp<Attributes> op("attention", &Compose);
-  return op;
-}
-
 // Listed from the start of the program, not from the first call.
-[[maybe_unused]] const FusedOpBase& registered = Op();
+[[maybe_unused]] const FusedOpBase& registered = AttentionOp();
 
 }  // namespace
+
+FusedOp<AttentionAttributes>& AttentionOp() {
+  static FusedOp<AttentionAttributes> op("attention", &Compose);
+  return op;
+}
 
 Var Attention(const Var& q, const Var& persistent_k, const Var& persistent_v,
               const std::vector<KeyRun>& runs, const AttentionMask& mask) {
   Require(q.rank() == 4, "attention: q has shape {}", q.shape());
   Require(mask.starts.empty() || static_cast<int64_t>(mask.starts.size()) == q.dim(0) * q.dim(2),
           "attention: {} document starts for queries {}", mask.starts.size(), q.shape());
-  Attributes attributes{mask, persistent_k.defined(), {}};
+  AttentionAttributes attributes{mask, persistent_k.defined(), {}};
   std::vector<Var> inputs{q};
   if (persistent_k.defined()) inputs.insert(inputs.end(), {persistent_k, persistent_v});
   for (const KeyRun& run : runs) {
@@ -170,7 +164,7 @@ Var Attention(const Var& q, const Var& persistent_k, const Var& persistent_v,
     inputs.insert(inputs.end(), {run.k, run.v});
     attributes.run_positions.push_back(run.first_position);
   }
-  return Op()(inputs, attributes)[0];
+  return AttentionOp()(inputs, attributes)[0];
 }
 
 }  // namespace mnemo

@@ -2,17 +2,12 @@
 
 #include <algorithm>
 
-#include "src/core/fused_op.h"
+#include "src/core/fused/fused_ops.h"
 #include "src/core/ops.h"
 #include "src/core/peers.h"
 
 namespace mnemo {
 namespace {
-
-struct Attributes {
-  Tensor targets;  // rows of the head; others outside of it
-  int64_t tile;
-};
 
 // log(sum(exp(x))) over the last dim, kept with size 1. The maximum is a constant to the tape: its
 // derivative cancels.
@@ -32,7 +27,7 @@ Tensor Shifted(const std::vector<int32_t>& targets, int64_t begin, const Tensor&
 
 // For each row of x: the log of the sum of exp(logit) over the head's entries, and the target's
 // logit (0 where the target is not among them).
-std::vector<Var> Compose(std::span<const Var> inputs, const Attributes& attributes) {
+std::vector<Var> Compose(std::span<const Var> inputs, const CrossEntropyAttributes& attributes) {
   const Var &x = inputs[0], &head = inputs[1];
   const int64_t vocabulary = head.dim(0);
   const std::vector<int32_t> targets = attributes.targets.ToInts();
@@ -59,13 +54,8 @@ std::vector<Var> Compose(std::span<const Var> inputs, const Attributes& attribut
   return {sums.size() == 1 ? sums[0] : LogSumExp(Concat(sums, 1)), picked};
 }
 
-const FusedOp<Attributes>& Op() {
-  static const FusedOp<Attributes> op("cross_entropy", &Compose);
-  return op;
-}
-
 // Listed from the start of the program, not from the first call.
-[[maybe_unused]] const FusedOpBase& registered = Op();
+[[maybe_unused]] const FusedOpBase& registered = CrossEntropyOp();
 
 // The same two over the heads of all peers. Each puts its sum into a column of its own, so that
 // adding up gathers them.
@@ -77,6 +67,11 @@ std::vector<Var> Combine(const std::vector<Var>& own, Peers& peers) {
 }
 
 }  // namespace
+
+FusedOp<CrossEntropyAttributes>& CrossEntropyOp() {
+  static FusedOp<CrossEntropyAttributes> op("cross_entropy", &Compose);
+  return op;
+}
 
 Var CrossEntropy(const Var& x, const Var& head, const Tensor& targets, int64_t tile,
                  const VocabularyPart& part) {
@@ -95,7 +90,7 @@ Var CrossEntropy(const Var& x, const Var& head, const Tensor& targets, int64_t t
   }
   const Var inputs[] = {split ? SpreadToPeers(x, *part.peers) : x, head};
   const Tensor own = split ? Shifted(ids, part.first, targets) : targets;
-  std::vector<Var> sums = Op()(inputs, {own, tile});
+  std::vector<Var> sums = CrossEntropyOp()(inputs, {own, tile});
   if (split) sums = Combine(sums, *part.peers);
   const Tensor mask = Tensor::FromHost(valid, sums[0].shape(), x.dtype(), x.device());
   return Where(mask, Sub(sums[0], sums[1]), Var(Tensor::Zeros({}, x.dtype(), x.device())));

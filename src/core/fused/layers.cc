@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "src/core/fused_op.h"
+#include "src/core/fused/fused_ops.h"
 #include "src/core/ops.h"
 
 namespace mnemo {
@@ -17,11 +17,6 @@ Shape PerHead(const Var& x, int64_t heads) {
   return shape;
 }
 
-struct NormAttributes {
-  int64_t heads;
-  double epsilon;
-};
-
 std::vector<Var> ComposeRmsNorm(std::span<const Var> inputs, const NormAttributes& attributes) {
   const Var &x = inputs[0], &weight = inputs[1];
   const Var rows = Reshape(x, PerHead(x, attributes.heads));
@@ -29,15 +24,9 @@ std::vector<Var> ComposeRmsNorm(std::span<const Var> inputs, const NormAttribute
   return {Mul(Reshape(Mul(rows, scale), x.shape()), weight)};
 }
 
-std::vector<Var> ComposeSwiGlu(std::span<const Var> inputs, const int&) {
+std::vector<Var> ComposeSwiGlu(std::span<const Var> inputs, const NoAttributes&) {
   return {Mul(Silu(inputs[0]), inputs[1])};
 }
-
-struct ConvAttributes {
-  int64_t heads;
-  double epsilon;
-  std::vector<int64_t> reach;
-};
 
 // 1 where a row may see the row `back` before it, [B, T, 1].
 Tensor ReachMask(const std::vector<int64_t>& reach, int64_t back, const Var& x) {
@@ -69,23 +58,26 @@ std::vector<Var> ComposeConv(std::span<const Var> inputs, const ConvAttributes& 
   return {attributes.heads == 0 ? y : L2Norm(y, attributes.heads, attributes.epsilon)};
 }
 
-const FusedOp<NormAttributes>& RmsNormOp() {
-  static const FusedOp<NormAttributes> op("rms_norm", &ComposeRmsNorm);
-  return op;
-}
-const FusedOp<int>& SwiGluOp() {
-  static const FusedOp<int> op("swiglu", &ComposeSwiGlu);
-  return op;
-}
-const FusedOp<ConvAttributes>& ConvOp() {
-  static const FusedOp<ConvAttributes> op("conv_silu_norm", &ComposeConv);
-  return op;
-}
-
 // Listed from the start of the program, not from the first call.
-[[maybe_unused]] const FusedOpBase* const registered[] = {&RmsNormOp(), &SwiGluOp(), &ConvOp()};
+[[maybe_unused]] const FusedOpBase* const registered[] = {&RmsNormOp(), &SwiGluOp(),
+                                                          &ConvSiluNormOp()};
 
 }  // namespace
+
+FusedOp<NormAttributes>& RmsNormOp() {
+  static FusedOp<NormAttributes> op("rms_norm", &ComposeRmsNorm);
+  return op;
+}
+
+FusedOp<NoAttributes>& SwiGluOp() {
+  static FusedOp<NoAttributes> op("swiglu", &ComposeSwiGlu);
+  return op;
+}
+
+FusedOp<ConvAttributes>& ConvSiluNormOp() {
+  static FusedOp<ConvAttributes> op("conv_silu_norm", &ComposeConv);
+  return op;
+}
 
 Var RmsNorm(const Var& x, const Var& weight, int64_t heads, double epsilon) {
   const Var inputs[] = {x, weight};
@@ -100,7 +92,7 @@ Var L2Norm(const Var& x, int64_t heads, double epsilon) {
 
 Var SwiGlu(const Var& a, const Var& b) {
   const Var inputs[] = {a, b};
-  return SwiGluOp()(inputs, 0)[0];
+  return SwiGluOp()(inputs, {})[0];
 }
 
 Var ConvSiluNorm(const Var& before, const Var& x, const Var& weight, int64_t heads, double epsilon,
@@ -108,7 +100,7 @@ Var ConvSiluNorm(const Var& before, const Var& x, const Var& weight, int64_t hea
   Require(reach.empty() || static_cast<int64_t>(reach.size()) == x.dim(0) * x.dim(1),
           "conv_silu_norm: {} reaches for rows {}", reach.size(), x.shape());
   const Var inputs[] = {before, x, weight};
-  return ConvOp()(inputs, {heads, epsilon, reach})[0];
+  return ConvSiluNormOp()(inputs, {heads, epsilon, reach})[0];
 }
 
 RotaryTables MakeRotaryTables(const std::vector<int64_t>& positions, int64_t batch,

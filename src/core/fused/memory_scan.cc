@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "src/core/fused/fused_ops.h"
 #include "src/core/fused/memory_chunk.h"
-#include "src/core/fused_op.h"
 #include "src/core/ops.h"
 
 namespace mnemo {
@@ -12,41 +12,6 @@ namespace {
 // Beyond this many chunks the composition keeps the states between groups of this size only and
 // runs each group again for its derivative.
 constexpr int64_t kChunksKept = 64;
-
-struct Attributes {
-  MemoryRule rule;
-  int64_t open_count = 0;  // of the state that comes in
-  Tensor resets;
-};
-
-struct Inputs {
-  MemoryTokens tokens;
-  MemoryParameters parameters;
-  MemoryState state;
-};
-
-template <typename F>
-void ForEachVar(const MemoryRule& rule, Inputs& inputs, F&& f) {
-  f(inputs.tokens.q);
-  f(inputs.tokens.k);
-  f(inputs.tokens.v);
-  f(inputs.tokens.theta);
-  if (rule.momentum) f(inputs.tokens.eta);
-  if (rule.forgetting != Forgetting::kNever) f(inputs.tokens.alpha);
-  ForEachVar(rule, inputs.parameters, f);
-  ForEachVar(rule, inputs.state, f);
-}
-
-template <typename F>
-void ForEachVar(const MemoryRule& rule, MemoryScanResult& result, F&& f) {
-  f(result.y);
-  ForEachVar(rule, result.state, f);
-  if (rule.clamp > 0) {
-    Var hits(result.clamp_hits);
-    f(hits);
-    result.clamp_hits = hits.value();
-  }
-}
 
 template <typename T>
 std::vector<Var> Flatten(const MemoryRule& rule, T& object) {
@@ -106,8 +71,8 @@ MemoryScanResult ScanChunks(const MemoryRule& rule, const MemoryParameters& para
   return result;
 }
 
-std::vector<Var> ComposeOnce(std::span<const Var> list, const Attributes& attributes) {
-  Inputs inputs;
+std::vector<Var> ComposeOnce(std::span<const Var> list, const MemoryScanAttributes& attributes) {
+  MemoryScanInputs inputs;
   inputs.state.open.count = attributes.open_count;
   Unflatten(attributes.rule, list, inputs);
   MemoryScanResult result = ScanChunks(attributes.rule, inputs.parameters, inputs.tokens,
@@ -116,9 +81,9 @@ std::vector<Var> ComposeOnce(std::span<const Var> list, const Attributes& attrib
 }
 
 // The composed definition. A long run is cut into groups of chunks that are rematerialized.
-std::vector<Var> Compose(std::span<const Var> list, const Attributes& attributes) {
+std::vector<Var> Compose(std::span<const Var> list, const MemoryScanAttributes& attributes) {
   const MemoryRule& rule = attributes.rule;
-  Inputs inputs;
+  MemoryScanInputs inputs;
   inputs.state.open.count = attributes.open_count;
   Unflatten(rule, list, inputs);
   const int64_t count = inputs.tokens.q.dim(2), group = kChunksKept * rule.chunk;
@@ -131,13 +96,13 @@ std::vector<Var> Compose(std::span<const Var> list, const Attributes& attributes
   int64_t chunk = 0;
   const std::vector<int64_t> sizes = Pieces(count, state.open.count, group);
   for (const MemoryTokens& tokens : SplitTokens(inputs.tokens, sizes)) {
-    Attributes part{rule, state.open.count, {}};
+    MemoryScanAttributes part{rule, state.open.count, {}};
     const int64_t taken = state.open.count + tokens.q.dim(2);
     const int64_t begun = (taken + rule.chunk - 1) / rule.chunk - (state.open.count > 0 ? 1 : 0);
     if (attributes.resets.defined()) {
       part.resets = attributes.resets.Slice(1, chunk, chunk + begun);
     }
-    Inputs piece{tokens, inputs.parameters, std::move(state)};
+    MemoryScanInputs piece{tokens, inputs.parameters, std::move(state)};
     MemoryScanResult result;
     result.state.open.count = taken % rule.chunk;
     Unflatten(rule,
@@ -158,13 +123,8 @@ std::vector<Var> Compose(std::span<const Var> list, const Attributes& attributes
   return Flatten(rule, total);
 }
 
-FusedOp<Attributes>& Op() {
-  static FusedOp<Attributes> op("memory_scan", &Compose);
-  return op;
-}
-
 // Listed from the start of the program, not from the first call.
-[[maybe_unused]] const FusedOpBase& registered = Op();
+[[maybe_unused]] const FusedOpBase& registered = MemoryScanOp();
 
 void CheckShapes(const MemoryRule& rule, const MemoryTokens& tokens, const MemoryState& state,
                  const Tensor& resets) {
@@ -193,14 +153,19 @@ void CheckShapes(const MemoryRule& rule, const MemoryTokens& tokens, const Memor
 
 }  // namespace
 
+FusedOp<MemoryScanAttributes>& MemoryScanOp() {
+  static FusedOp<MemoryScanAttributes> op("memory_scan", &Compose);
+  return op;
+}
+
 MemoryScanResult MemoryScan(const MemoryRule& rule, const MemoryParameters& parameters,
                             const MemoryTokens& tokens, const MemoryState& state,
                             const Tensor& resets) {
   CheckShapes(rule, tokens, state, resets);
-  Inputs inputs{tokens, parameters, state};
+  MemoryScanInputs inputs{tokens, parameters, state};
   MemoryScanResult result;
   result.state.open.count = (state.open.count + tokens.q.dim(2)) % rule.chunk;
-  Unflatten(rule, Op()(Flatten(rule, inputs), {rule, state.open.count, resets}), result);
+  Unflatten(rule, MemoryScanOp()(Flatten(rule, inputs), {rule, state.open.count, resets}), result);
   return result;
 }
 
