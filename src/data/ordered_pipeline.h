@@ -21,30 +21,37 @@ namespace mnemo {
 template <typename Job>
 class OrderedPipeline {
  public:
+  // Runs a function on a new thread; throws where there can be no more threads.
+  using StartThread = std::function<std::thread(std::function<void()>)>;
+
   // `make` runs on one thread and returns null at the end; `work` runs on `threads` threads. At
   // most `in_flight` jobs exist between make and Next(). Failures that are expected travel inside
-  // the job; what the functions throw becomes an error of Next().
-  OrderedPipeline(int threads, int in_flight, std::function<std::unique_ptr<Job>()> make,
-                  std::function<void(Job&)> work)
+  // the job; what the functions throw becomes an error of Next(). `start` is for tests.
+  OrderedPipeline(
+      int threads, int in_flight, std::function<std::unique_ptr<Job>()> make,
+      std::function<void(Job&)> work,
+      const StartThread& start = [](auto body) { return std::thread(std::move(body)); })
       : make_(std::move(make)), work_(std::move(work)), in_flight_(in_flight) {
-    threads_.emplace_back([this] { MakeLoop(); });
-    for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { WorkLoop(); });
+    try {
+      threads_.reserve(1 + static_cast<size_t>(threads));
+      threads_.push_back(start([this] { MakeLoop(); }));
+      for (int i = 0; i < threads; ++i) threads_.push_back(start([this] { WorkLoop(); }));
+    } catch (const std::exception& error) {
+      // Those that run would wait for ever, and end the program if they were not joined.
+      started_ = absl::ResourceExhaustedError(fmt::format(
+          "cannot start {} threads: {}: use fewer --threads", threads + 1, error.what()));
+      Stop();
+    }
   }
 
   // Stops after the jobs at hand and drops the rest.
-  ~OrderedPipeline() {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      stop_ = true;
-    }
-    changed_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
+  ~OrderedPipeline() { Stop(); }
 
   // The next job, worked on; null after the last one. Where `make` or `work` threw, an error in the
-  // place of that job: ResourceExhausted for memory, else Internal; `make` is not called again. One
-  // caller at a time.
+  // place of that job: ResourceExhausted for memory, else Internal; `make` is not called again.
+  // ResourceExhausted, and nothing else, if the threads could not be started. One caller at a time.
   absl::StatusOr<std::unique_ptr<Job>> Next() {
+    if (!started_.ok()) return started_;
     std::unique_lock<std::mutex> lock(mutex_);
     changed_.wait(lock, [this] { return order_.empty() ? made_all_ : order_.front()->done; });
     if (order_.empty()) return nullptr;
@@ -62,6 +69,16 @@ class OrderedPipeline {
     absl::Status status;  // of what was thrown
     bool done = false;
   };
+
+  void Stop() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stop_ = true;
+    }
+    changed_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
+  }
 
   // An exception that leaves a thread would end the program.
   template <typename F>
@@ -123,7 +140,8 @@ class OrderedPipeline {
   const std::function<std::unique_ptr<Job>()> make_;
   const std::function<void(Job&)> work_;
   const int in_flight_;
-  std::mutex mutex_;  // guards what follows
+  absl::Status started_;  // written by the constructor only
+  std::mutex mutex_;      // guards what follows
   std::condition_variable changed_;
   std::deque<std::shared_ptr<Entry>> order_;    // made, not yet handed out
   std::deque<std::shared_ptr<Entry>> waiting_;  // of these, not yet taken by a worker

@@ -1,12 +1,15 @@
 #include "src/data/ordered_pipeline.h"
 
+#include <atomic>
 #include <stdexcept>
+#include <system_error>
 
 #include "tests/data/data_test_util.h"
 
 namespace mnemo {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 struct Number {
@@ -70,6 +73,35 @@ TEST(OrderedPipeline, WhatTheMakerThrowsIsTheLastError) {
   for (int i = 0; i < 3; ++i) ASSERT_OK(pipeline.Next());
   EXPECT_THAT(Failure(pipeline.Next()), HasSubstr("no fourth"));
   EXPECT_EQ(*pipeline.Next(), nullptr);
+}
+
+// As where a process may have no more threads. Those that were started have jobs, or wait for some.
+TEST(OrderedPipeline, ThreadsThatCannotBeStartedAreAnError) {
+  for (int there = 0; there < 4; ++there) {
+    std::atomic<int> started = 0, ended = 0;
+    {
+      Pipeline pipeline(
+          3, 5, Count(1000), [](Number&) {},
+          [&](std::function<void()> body) {
+            if (started == there) {
+              throw std::system_error(
+                  std::make_error_code(std::errc::resource_unavailable_try_again));
+            }
+            ++started;
+            return std::thread([&ended, body = std::move(body)] {
+              body();
+              ++ended;
+            });
+          });
+      EXPECT_EQ(ended, there);
+      for (int i = 0; i < 2; ++i) {
+        const auto job = pipeline.Next();
+        EXPECT_EQ(job.status().code(), absl::StatusCode::kResourceExhausted);
+        EXPECT_THAT(Failure(job),
+                    AllOf(HasSubstr("cannot start 4 threads: "), HasSubstr("use fewer --threads")));
+      }
+    }
+  }
 }
 
 TEST(OrderedPipeline, MayBeDroppedHalfWay) {
