@@ -4,6 +4,7 @@
 #include <bit>
 #include <utility>
 
+#include "src/model/door.h"
 #include "src/model/sequence_runner.h"
 
 namespace mnemo {
@@ -95,15 +96,13 @@ absl::StatusOr<EvaluationResult> Evaluate(const ModelSpec& spec, const Parameter
                                           const EvaluationSink& sink) {
   Evaluation evaluation(spec, parameters, stream, options, sink);
   const std::vector<uint64_t> offsets = SequenceOffsets(stream, options.max_positions);
-  try {
+  return AtTheDoor([&]() -> absl::StatusOr<EvaluationResult> {
     for (size_t i = options.rank; i + 1 < offsets.size(); i += options.ranks) {
       MNEMO_RETURN_IF_ERROR(evaluation.RunSequence(
           static_cast<int64_t>(i), static_cast<int64_t>(offsets[i + 1] - offsets[i])));
     }
-  } catch (const TensorError& error) {
-    return error.status();
-  }
-  return evaluation.Finish();
+    return evaluation.Finish();
+  });
 }
 
 }  // namespace mnemo

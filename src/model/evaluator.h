@@ -53,8 +53,8 @@ std::vector<uint64_t> SequenceOffsets(const EvaluationStream& stream, int64_t ma
 
 // Runs the model over the stream. Where the model is split (tensor_split.h) all ranks of the split
 // make the call, of the same share; they get the same result, and their sinks must agree when to
-// end. The stream's and the sink's errors are passed on; where documents
-// reset the state, a slice that is not a multiple of the model's alignment is one.
+// end. The stream's and the sink's errors are passed on; where documents reset the state, a slice
+// that is not a multiple of the model's alignment is one. Lack of memory is ResourceExhausted.
 absl::StatusOr<EvaluationResult> Evaluate(const ModelSpec& spec, const ParameterSet& parameters,
                                           const EvaluationStream& stream,
                                           const EvaluationOptions& options,

@@ -1,6 +1,7 @@
 #include "src/model/evaluator.h"
 
 #include <cmath>
+#include <new>
 
 #include "tests/data/data_test_util.h"
 #include "tests/model/tiny_model.h"
@@ -168,6 +169,21 @@ TEST_P(EvaluatorOfLmm, ErrorsOfTheStreamAndOfTheSinkArePassedOn) {
   const auto sink = [](const EvaluatedSlice&) { return absl::DataLossError("no more"); };
   const auto failed = Evaluate(model_.spec, model_.parameters, *stream, {.slice = 8}, sink);
   EXPECT_EQ(Failure(failed), "no more");
+}
+
+TEST_P(EvaluatorOfLmm, WhatIsThrownBecomesAStatus) {
+  const auto stream = Open(DocumentLayout::kAligned, 8);
+  const auto run = [&](const EvaluationSink& sink) {
+    return Evaluate(model_.spec, model_.parameters, *stream, {.slice = 8}, sink).status();
+  };
+  const absl::Status memory =
+      run([](const EvaluatedSlice&) -> absl::Status { throw std::bad_alloc(); });
+  EXPECT_EQ(memory.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(memory.message()), HasSubstr("train.slice"));
+  EXPECT_EQ(run([](const EvaluatedSlice&) -> absl::Status {
+              throw TensorError(absl::UnavailableError("a rank is lost"));
+            }),
+            absl::UnavailableError("a rank is lost"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Lmm, EvaluatorOfLmm, ::testing::Values(0));
