@@ -16,13 +16,6 @@ MeshPosition Mesh::PositionOf(int rank) const {
   return {rank / (sp * tp), rank / tp % sp, rank % tp};
 }
 
-std::vector<int> Mesh::DpGroup(int rank) const {
-  MeshPosition at = PositionOf(rank);
-  std::vector<int> group;
-  for (at.dp = 0; at.dp < dp; ++at.dp) group.push_back(RankOf(at));
-  return group;
-}
-
 std::vector<int> Mesh::SpGroup(int rank) const {
   MeshPosition at = PositionOf(rank);
   std::vector<int> group;

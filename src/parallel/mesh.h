@@ -26,7 +26,6 @@ struct Mesh {
 
   // The ranks, in order, that differ from `rank` on one axis only, itself included. A rank's place
   // in the list is its coordinate on that axis.
-  std::vector<int> DpGroup(int rank) const;
   std::vector<int> SpGroup(int rank) const;
   std::vector<int> TpGroup(int rank) const;
   // Those that hold the same share of the parameters: all of dp x sp, with the rank's tp. Place in

