@@ -15,6 +15,11 @@ std::string PrintCount(double count) {
   return fmt::format("{:.4g}{}", count, kUnits[unit]);
 }
 
+// "1 slice", "2 slices".
+std::string Counted(int64_t count, const char* what, const char* plural = "s") {
+  return fmt::format("{} {}{}", count, what, count == 1 ? "" : plural);
+}
+
 std::string Line(const char* name, const std::string& value) {
   return fmt::format("  {:<24}{}\n", name, value);
 }
@@ -23,10 +28,11 @@ std::string ByteLine(const char* name, int64_t bytes) { return Line(name, PrintB
 
 std::string PrintStep(const v1::StepShape& step) {
   std::string text = "step\n";
-  text += Line("tokens", fmt::format("{} = {} accumulation x {} micro-batches x {} sequences x {}",
-                                     step.tokens(), step.accumulation(), step.micro_batches(),
-                                     step.sequences(), step.sequence_length()));
-  text += Line("slices", fmt::format("{} of {} tokens", step.slices(), step.slice()));
+  text += Line("tokens",
+               fmt::format("{} = {} accumulation x {} x {} x {}", step.tokens(),
+                           step.accumulation(), Counted(step.micro_batches(), "micro-batch", "es"),
+                           Counted(step.sequences(), "sequence"), step.sequence_length()));
+  text += Line("slices", fmt::format("{} of {}", step.slices(), Counted(step.slice(), "token")));
   return text;
 }
 
@@ -35,12 +41,12 @@ std::string PrintRanks(const v1::Plan& plan) {
   const v1::ScheduleEstimate& schedule = plan.schedule();
   const Mesh mesh = MeshOf(plan);
   std::string text = "ranks\n";
-  text += Line("mesh", fmt::format("{} = {} ranks", ToString(mesh), mesh.size()));
-  text +=
-      Line("of a replica", fmt::format("{} wavefronts of {} micro-batches",
-                                       step.replica_accumulation(), step.replica_micro_batches()));
-  text += Line("of a rank",
-               fmt::format("{} slices, {} units a wavefront", step.rank_slices(), step.units()));
+  text += Line("mesh", fmt::format("{} = {}", ToString(mesh), Counted(mesh.size(), "rank")));
+  text += Line("of a replica",
+               fmt::format("{} of {}", Counted(step.replica_accumulation(), "wavefront"),
+                           Counted(step.replica_micro_batches(), "micro-batch", "es")));
+  text += Line("of a rank", fmt::format("{}, {} a wavefront", Counted(step.rank_slices(), "slice"),
+                                        Counted(step.units(), "unit")));
   text += Line("slots", fmt::format("{} on the wrap edge, {} on the others, each way",
                                     schedule.wrap_slots(), schedule.other_slots()));
   std::string busy = fmt::format("{:.1f} % of the time", 100 * schedule.busy());

@@ -33,13 +33,13 @@ class PlanCommandTest : public testing::Test {
 TEST_F(PlanCommandTest, PrintsTheMeshThatTheRanksGet) {
   const Result one = Plan({});
   EXPECT_EQ(one.code, kExitOk) << one.err;
-  EXPECT_THAT(one.out, HasSubstr("dp 1 x sp 1 x tp 1 = 1 ranks\n"));
+  EXPECT_THAT(one.out, HasSubstr("dp 1 x sp 1 x tp 1 = 1 rank\n"));
   EXPECT_THAT(one.out, AllOf(Not(HasSubstr("gradient sum")), HasSubstr("100.0 % of the time\n")));
   EXPECT_THAT(Plan({"--ranks", "6"}).out, HasSubstr("dp 6 x sp 1 x tp 1 = 6 ranks\n"));
   const Result four = Plan({"--ranks", "4"});
   EXPECT_EQ(four.code, kExitOk) << four.err;
   EXPECT_THAT(four.out, HasSubstr("dp 2 x sp 2 x tp 1 = 4 ranks\n"));
-  EXPECT_THAT(four.out, HasSubstr("3 wavefronts of 1 micro-batches\n"));
+  EXPECT_THAT(four.out, HasSubstr("3 wavefronts of 1 micro-batch\n"));
   EXPECT_THAT(four.out, HasSubstr("4 slices, 8 units a wavefront\n"));
   EXPECT_THAT(four.out, HasSubstr("2 on the wrap edge, 2 on the others, each way\n"));
   EXPECT_THAT(four.out, HasSubstr("88.9 % of the time\n"));  // 8 / (8 + 2 - 1)

@@ -325,8 +325,8 @@ TEST(PlanTest, PrintsEveryNumber) {
   EXPECT_THAT(text, HasSubstr("7000 = 7 accumulation x 5 micro-batches x 2 sequences x 100"));
   EXPECT_THAT(text, HasSubstr("4 of 30 tokens"));
   EXPECT_THAT(text, HasSubstr("dp 7 x sp 4 x tp 1 = 28 ranks\n"));
-  EXPECT_THAT(text, HasSubstr("1 wavefronts of 5 micro-batches\n"));
-  EXPECT_THAT(text, HasSubstr("1 slices, 15 units a wavefront\n"));
+  EXPECT_THAT(text, HasSubstr("1 wavefront of 5 micro-batches\n"));
+  EXPECT_THAT(text, HasSubstr("1 slice, 15 units a wavefront\n"));
   EXPECT_THAT(text, HasSubstr("13 on the wrap edge, 2 on the others, each way\n"));
   EXPECT_THAT(text, HasSubstr("busy                    83.3 % of the time\n"));  // 15 / 18
   EXPECT_THAT(text, HasSubstr("optimizer               4 B (a shard of 28)\n"));
