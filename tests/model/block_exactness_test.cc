@@ -201,11 +201,7 @@ TEST_P(BlockExactness, GradientsMatchFiniteDifferences) {
 
 INSTANTIATE_TEST_SUITE_P(Blocks, BlockExactness,
                          ::testing::Range(0, static_cast<int>(AllTinyModels().size())),
-                         [](const auto& info) {
-                           std::string name = AllTinyModels()[info.param].name;
-                           for (char& c : name) c = std::isalnum(c) ? c : '_';
-                           return name;
-                         });
+                         [](const auto& info) { return TestNameOf(info.param); });
 
 }  // namespace
 }  // namespace mnemo::testing

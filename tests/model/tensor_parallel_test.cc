@@ -2,16 +2,13 @@
 // on every rank, for 2 and 4 tp ranks with and without sp; as threads, or as processes.
 #include <gtest/gtest.h>
 
-#include <cctype>
-#include <cmath>
 #include <map>
 
 #include "src/core/ops.h"
 #include "src/model/sequence_runner.h"
 #include "src/model/tensor_split.h"
-#include "src/parallel/ranks.h"
 #include "tests/core/mirror_peers.h"
-#include "tests/model/tiny_model.h"
+#include "tests/model/wavefront_ranks.h"
 #include "tests/parallel/rank_worlds.h"
 
 namespace mnemo::testing {
@@ -46,15 +43,6 @@ ParameterSet PartsOf(const ParameterSet& whole, const ModelSpec& split) {
   return parts;
 }
 
-// Bits that must be the same on all ranks of the tp axis.
-void ExpectSameOnAll(Communicator& parts, const Tensor& x, const std::string& what) {
-  const Tensor bits = x.Contiguous();
-  const std::string_view mine(static_cast<const char*>(bits.raw()), bits.bytes());
-  const auto all = parts.AllGatherStrings(mine);
-  ASSERT_OK(all.status());
-  for (const std::string& other : *all) EXPECT_EQ(other, mine) << what;
-}
-
 class TensorParallel : public ::testing::TestWithParam<int> {
  protected:
   TensorParallel() : model_(ModelsOfFourHeads()[GetParam()]) {
@@ -67,58 +55,16 @@ class TensorParallel : public ::testing::TestWithParam<int> {
   ModelSpec Split(Ranks& ranks) const {
     return SplitSpec(model_.spec, {ranks.mesh().tp, ranks.position().tp, ranks.peers()});
   }
-  // Runs this rank's share of a wavefront and compares it with the whole.
   void Compare(Ranks& ranks, const std::vector<std::vector<int>>& tokens,
-               const StepResult& whole) const;
+               const StepResult& whole) const {
+    const ModelSpec spec = Split(ranks);
+    ExpectSameAsWhole(ranks, spec, PartsOf(model_.parameters, spec), tokens, options_, whole,
+                      {.losses = kTolerance, .gradients = kTolerance});
+  }
 
   const TinyModel model_;
   StepOptions options_;
 };
-
-void TensorParallel::Compare(Ranks& ranks, const std::vector<std::vector<int>>& tokens,
-                             const StepResult& whole) const {
-  const ModelSpec spec = Split(ranks);
-  const ParameterSet parameters = PartsOf(model_.parameters, spec);
-  const int64_t step = options_.slices[0], all = static_cast<int64_t>(options_.slices.size());
-  FixedSource source(spec, tokens, options_.batch, options_.slices, options_.starts);
-  ScheduleShape shape;
-  shape.slices = all;
-  shape.ranks = ranks.mesh().sp;
-  shape.layers = spec.layers;
-  shape.micro_batches = static_cast<int>(static_cast<int64_t>(tokens.size()) / options_.batch);
-  WavefrontOptions wavefront;
-  wavefront.batch = options_.batch;
-  wavefront.rematerialization = options_.policy;
-  wavefront.vocabulary_tile = 4;
-  wavefront.loss_scale = 1.0 / static_cast<double>(step * all * tokens.size());
-  ParameterSet gradients = ParameterSet::Zeros(spec, DType::kF64);
-  UnitRunner runner(spec, parameters, source, spec.layers, wavefront, &gradients);
-  const std::unique_ptr<Relay> relay = ranks.MakeRelay(shape);
-  const int rank = ranks.position().sp;
-  ASSERT_OK(RunForward(shape, rank, *relay, runner));
-  for (int m = 0; m < shape.micro_batches; ++m) {
-    for (int64_t s = rank; s < all; s += shape.ranks) {
-      ExpectSameOnAll(ranks.parts(), runner.Losses(m, s), "losses");
-      const std::vector<double> losses = runner.Losses(m, s).ToDoubles();
-      for (int64_t b = 0; b < options_.batch; ++b) {
-        for (int64_t t = 0; t < step; ++t) {
-          ASSERT_NEAR(losses[b * step + t], whole.losses[m * options_.batch + b][s * step + t],
-                      kTolerance)
-              << "slice " << s << " token " << t;
-        }
-      }
-    }
-  }
-  ASSERT_OK(RunBackward(shape, rank, *relay, runner));
-  ASSERT_OK(ranks.replicas().AllReduceSum(gradients.flat()));
-  for (size_t i = 0; i < gradients.size(); ++i) {
-    const ParameterInfo& info = gradients.info(i);
-    EXPECT_LE(RelativeError(PartOf(whole.gradients[i], info), gradients[i]), kTolerance)
-        << info.name;
-    if (info.split < 0) ExpectSameOnAll(ranks.parts(), gradients[i], info.name);
-  }
-  ASSERT_OK(relay->Drain());
-}
 
 TEST_P(TensorParallel, PartsComputeWhatTheWholeDoes) {
   const auto tokens = RandomTokens(model_.spec, 2, length());  // two micro-batches
@@ -258,11 +204,7 @@ std::vector<int> AllModels() {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, TensorParallel, ::testing::ValuesIn(AllModels()),
-                         [](const auto& info) {
-                           std::string name = AllTinyModels()[info.param].name;
-                           for (char& c : name) c = std::isalnum(c) ? c : '_';
-                           return name;
-                         });
+                         [](const auto& info) { return TestNameOf(info.param); });
 
 // The derivatives of the ops between ranks, each of which has a weight of its own, against
 // differences that move one number on one rank.

@@ -1,6 +1,7 @@
 #include "tests/model/tiny_model.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <numeric>
 
@@ -90,6 +91,12 @@ std::vector<TinyModel> AllTinyModels() {
     models.push_back(MakeTinyModel(depth == 1 ? "ttt linear" : "ttt mlp", ttt));
   }
   return models;
+}
+
+std::string TestNameOf(int model) {
+  std::string name = AllTinyModels()[model].name;
+  for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
+  return name;
 }
 
 std::vector<std::vector<int>> RandomTokens(const ModelSpec& spec, int batch, int64_t length,

@@ -24,6 +24,9 @@ TinyModel MakeTinyModel(const std::string& name, const ModelSpec& spec, uint64_t
 // full attention.
 std::vector<TinyModel> AllTinyModels();
 
+// Of the model at that place of AllTinyModels(), as GoogleTest takes names: letters and digits.
+std::string TestNameOf(int model);
+
 reference::Model ToReference(const TinyModel& model);
 
 // Sequences [B][T + 1] of random tokens.
