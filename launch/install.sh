@@ -49,7 +49,8 @@ main() {
   fi
   if ((!may_install)); then
     say "missing packages: ${missing[*]}"
-    die "install them as root: apt-get install --no-install-recommends ${missing[*]}"
+    die "install them as root: apt-get update && \
+apt-get install --no-install-recommends ${missing[*]}"
   fi
   say "installing: ${missing[*]}"
   "${as_root[@]}" apt-get update -q
