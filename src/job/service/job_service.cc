@@ -7,76 +7,38 @@
 #include "mnemo/v1/job.grpc.pb.h"
 #include "src/job/service/grpc_support.h"
 #include "src/job/service/job_ledger.h"
+#include "src/job/service/stream_call.h"
 
 namespace mnemo {
 namespace {
 
 using Context = grpc::CallbackServerContext;
 
-// One client of Watch. Lives until gRPC is done with it and the ledger does not call it any more.
-class WatchCall final : public grpc::ServerWriteReactor<v1::JobUpdate>,
-                        public std::enable_shared_from_this<WatchCall> {
+// One client of Watch.
+class WatchCall final : public StreamCall<grpc::ServerWriteReactor<v1::JobUpdate>, v1::JobUpdate> {
  public:
   void Start(JobLedger& ledger, int every) {
-    self_ = shared_from_this();
+    Begin();
     auto watcher = ledger.Watch(every, [weak = weak_from_this()] {
       if (const auto call = weak.lock()) call->Pump();
     });
     if (!watcher.ok()) return End(ToGrpc(watcher.status()));
     {
-      std::lock_guard lock(mutex_);
+      std::lock_guard lock(mutex());
       watcher_ = *std::move(watcher);
     }
     Pump();
   }
-
-  void OnWriteDone(bool ok) override {
-    {
-      std::lock_guard lock(mutex_);
-      writing_ = false;
-    }
-    ok ? Pump() : End(grpc::Status::CANCELLED);
-  }
   void OnCancel() override { End(grpc::Status::CANCELLED); }
-  void OnDone() override { self_.reset(); }
 
  private:
-  void End(const grpc::Status& status) {
-    {
-      std::lock_guard lock(mutex_);
-      if (!end_) end_ = status;
-    }
-    Pump();
+  // The ledger may wake a call that has not got its watcher yet.
+  std::optional<v1::JobUpdate> Next() override {
+    return watcher_ ? watcher_->Next() : std::nullopt;
   }
+  bool Drained() override { return watcher_ && watcher_->Drained(); }
 
-  // Starts the one thing that may be done now, if any. A write in flight keeps this alive and
-  // everything else from starting, so neither call below needs the lock; gRPC may call back from
-  // within them.
-  void Pump() {
-    bool write = false;
-    {
-      std::lock_guard lock(mutex_);
-      if (writing_ || finished_) return;
-      if (!end_ && watcher_ != nullptr) {
-        if (auto next = watcher_->Next()) {
-          update_ = *std::move(next);
-          write = writing_ = true;
-        } else if (watcher_->Drained()) {
-          end_ = grpc::Status::OK;
-        }
-      }
-      if (!write && !end_) return;
-      finished_ = !write;
-    }
-    write ? StartWrite(&update_) : Finish(*end_);
-  }
-
-  std::mutex mutex_;
   std::shared_ptr<Watcher> watcher_;
-  std::optional<grpc::Status> end_;  // wanted
-  bool writing_ = false, finished_ = false;
-  v1::JobUpdate update_;
-  std::shared_ptr<WatchCall> self_;
 };
 
 class SaveCall final : public grpc::ServerUnaryReactor,

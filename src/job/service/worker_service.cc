@@ -1,12 +1,12 @@
 // mnemo.v1.Worker.
 #include <atomic>
 #include <memory>
-#include <mutex>
 #include <optional>
 
 #include "mnemo/v1/job.grpc.pb.h"
 #include "src/job/service/grpc_support.h"
 #include "src/job/service/job_ledger.h"
+#include "src/job/service/stream_call.h"
 
 namespace mnemo {
 namespace {
@@ -14,12 +14,13 @@ namespace {
 using Context = grpc::CallbackServerContext;
 
 // The stream of one rank: reports come in one after the other, commands go out beside them.
-class ReportCall final : public grpc::ServerBidiReactor<v1::WorkerReport, v1::WorkerCommand>,
-                         public std::enable_shared_from_this<ReportCall> {
+class ReportCall final
+    : public StreamCall<grpc::ServerBidiReactor<v1::WorkerReport, v1::WorkerCommand>,
+                        v1::WorkerCommand> {
  public:
   explicit ReportCall(JobLedger& ledger) : ledger_(ledger) {}
   void Start(const grpc::Status& allowed) {
-    self_ = shared_from_this();
+    Begin();
     if (!allowed.ok()) return End(allowed);
     StartRead(&report_);
   }
@@ -33,16 +34,9 @@ class ReportCall final : public grpc::ServerBidiReactor<v1::WorkerReport, v1::Wo
     if (!taken.ok()) return End(ToGrpc(taken));
     StartRead(&report_);
   }
-  void OnWriteDone(bool ok) override {
-    {
-      std::lock_guard lock(mutex_);
-      writing_ = false;
-    }
-    ok ? Pump() : End(grpc::Status::CANCELLED);
-  }
   void OnDone() override {
     ledger_.CloseReports(stream_);
-    self_.reset();
+    StreamCall::OnDone();
   }
 
  private:
@@ -57,40 +51,11 @@ class ReportCall final : public grpc::ServerBidiReactor<v1::WorkerReport, v1::Wo
     }
     return ledger_.Report(stream_, report_);
   }
-
-  void End(const grpc::Status& status) {
-    {
-      std::lock_guard lock(mutex_);
-      if (!end_) end_ = status;
-    }
-    Pump();
-  }
-
-  // As in WatchCall: at most one write is in flight, and Finish comes after it.
-  void Pump() {
-    bool write = false;
-    {
-      std::lock_guard lock(mutex_);
-      if (writing_ || finished_) return;
-      if (!end_) {
-        auto command = ledger_.TakeCommand(stream_);
-        if (!command) return;
-        command_ = *std::move(command);
-        write = writing_ = true;
-      }
-      finished_ = !write;
-    }
-    write ? StartWrite(&command_) : Finish(*end_);
-  }
+  std::optional<v1::WorkerCommand> Next() override { return ledger_.TakeCommand(stream_); }
 
   JobLedger& ledger_;
   std::atomic<uint64_t> stream_ = 0;  // 0: no report has come yet
   v1::WorkerReport report_;
-  std::mutex mutex_;
-  std::optional<grpc::Status> end_;  // wanted
-  bool writing_ = false, finished_ = false;
-  v1::WorkerCommand command_;
-  std::shared_ptr<ReportCall> self_;
 };
 
 class WorkerService final : public v1::Worker::CallbackService {
