@@ -1,6 +1,4 @@
 // Two hundred clients that watch, fifty of which never read, beside a rank that trains.
-#include <grpcpp/create_channel.h>
-#include <grpcpp/security/credentials.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -10,12 +8,12 @@
 #include <string>
 #include <vector>
 
-#include "mnemo/v1/job.grpc.pb.h"
 #include "src/job/service/coordinator_server.h"
 #include "src/job/service/service_files.h"
 #include "src/job/service/worker_client.h"
 #include "tests/ckpt/scratch_directory.h"
 #include "tests/job/service/service_test_util.h"
+#include "tests/job/service/watch_client.h"
 
 namespace mnemo {
 namespace {
@@ -41,24 +39,6 @@ int64_t OfThisProcess(const std::string& name) {
   }
   return 0;
 }
-
-// A client with a connection of its own.
-struct WatchClient {
-  explicit WatchClient(const std::string& address) {
-    grpc::ChannelArguments arguments;
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-    // Else gRPC takes megabytes off the wire for a client that does not read, and what is measured
-    // is this side.
-    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-    stub = v1::Job::NewStub(
-        grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
-    stream = stub->Watch(&context, v1::WatchRequest());
-  }
-  grpc::ClientContext context;
-  std::unique_ptr<v1::Job::Stub> stub;
-  std::unique_ptr<grpc::ClientReader<v1::JobUpdate>> stream;
-};
 
 // As long as the line of a model of 48 layers.
 v1::StepMetrics LongMetrics(int64_t step) {

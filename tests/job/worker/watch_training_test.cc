@@ -1,7 +1,6 @@
 // Two hundred clients that watch real training, fifty of which never read: nothing waits for them,
 // and nothing that is computed changes.
 #include <gmock/gmock.h>
-#include <grpcpp/grpcpp.h>
 
 #include <atomic>
 #include <chrono>
@@ -12,7 +11,6 @@
 #include <thread>
 #include <vector>
 
-#include "mnemo/v1/job.grpc.pb.h"
 #include "src/job/service/coordinator_server.h"
 #include "src/job/service/service_files.h"
 #include "src/job/service/worker_client.h"
@@ -21,6 +19,7 @@
 #include "tests/data/data_test_util.h"
 #include "tests/job/job_test_util.h"
 #include "tests/job/service/service_test_util.h"
+#include "tests/job/service/watch_client.h"
 
 namespace mnemo {
 namespace {
@@ -30,21 +29,6 @@ constexpr int kClients = 200, kNeverReading = 50, kRanks = 2, kSteps = 150;
 double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
-
-// With a connection of its own.
-struct WatchClient {
-  explicit WatchClient(const std::string& address) {
-    grpc::ChannelArguments arguments;
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-    stub = v1::Job::NewStub(
-        grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
-    stream = stub->Watch(&context, v1::WatchRequest());
-  }
-  grpc::ClientContext context;
-  std::unique_ptr<v1::Job::Stub> stub;
-  std::unique_ptr<grpc::ClientReader<v1::JobUpdate>> stream;
-};
 
 class WatchTrainingTest : public testing::Test {
  protected:
