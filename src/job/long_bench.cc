@@ -114,15 +114,6 @@ void Summarize(const std::vector<PositionNorm>& positions, const std::vector<dou
   result.all.carry = MedianOf(carry_norms);
 }
 
-StepShare ShareOf(const Ranks& ranks, const v1::Plan& plan) {
-  return {ranks.position().dp,
-          ranks.mesh().dp,
-          ranks.position().sp,
-          ranks.mesh().sp,
-          plan.step().replica_accumulation(),
-          plan.step().replica_micro_batches()};
-}
-
 absl::StatusOr<RankMemory> MemoryNow(int64_t before, int64_t tensors) {
   const std::optional<ResidentMemory> memory = ReadResidentMemory();
   if (!memory) return FailedPrecondition("the kernel does not say what memory this process takes");
@@ -144,8 +135,9 @@ absl::StatusOr<LongBenchResult> BenchLongSequence(const v1::RunConfig& config,
   MNEMO_ASSIGN_OR_RETURN(result.plan, PlanRun(config, transport.size()));
   MNEMO_ASSIGN_OR_RETURN(const auto ranks, Ranks::Create(transport, MeshOf(result.plan)));
   const ModelSpec spec = MakeSpec(config.model());
-  MNEMO_ASSIGN_OR_RETURN(const auto source, ShardSource::Create(config, spec, std::move(tokens),
-                                                                ShareOf(*ranks, result.plan)));
+  MNEMO_ASSIGN_OR_RETURN(const StepShare share, ShareOfRank(*ranks, config.train()));
+  MNEMO_ASSIGN_OR_RETURN(const auto source,
+                         ShardSource::Create(config, spec, std::move(tokens), share));
   MNEMO_ASSIGN_OR_RETURN(const RankMemory before, MemoryNow(0, 0));
   MNEMO_ASSIGN_OR_RETURN(const auto trainer, Trainer::Create(config, *source, *ranks));
   GradientLog log(result.plan.step().slices());

@@ -125,15 +125,9 @@ absl::Status SetUp::MakeTrainer() {
   if (config.execution().threads() == 0 && run_.ranks_here > 1) {
     config.mutable_execution()->set_threads(std::max(1, ThreadsForThisThread() / run_.ranks_here));
   }
-  const Mesh& mesh = run_.ranks->mesh();
-  MNEMO_ASSIGN_OR_RETURN(
-      const ReplicaShare share,
-      ShareOfReplica(mesh.dp, config.train().accumulation(), config.train().micro_batches()));
-  const MeshPosition& place = run_.ranks->position();
-  MNEMO_ASSIGN_OR_RETURN(
-      run_.source, ShardSource::Create(config, MakeSpec(config.model()), run_.data.training,
-                                       {place.dp, mesh.dp, place.sp, mesh.sp, share.accumulation,
-                                        share.micro_batches}));
+  MNEMO_ASSIGN_OR_RETURN(const StepShare share, ShareOfRank(*run_.ranks, config.train()));
+  MNEMO_ASSIGN_OR_RETURN(run_.source, ShardSource::Create(config, MakeSpec(config.model()),
+                                                          run_.data.training, share));
   MNEMO_ASSIGN_OR_RETURN(run_.trainer, Trainer::Create(config, *run_.source, *run_.ranks));
   return absl::OkStatus();
 }

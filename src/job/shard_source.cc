@@ -86,6 +86,14 @@ std::vector<SliceTokens> CutIntoSlices(const ModelSpec& spec, const SliceBatch& 
   return slices;
 }
 
+absl::StatusOr<StepShare> ShareOfRank(const Ranks& ranks, const v1::TrainConfig& train) {
+  const Mesh& mesh = ranks.mesh();
+  const MeshPosition& place = ranks.position();
+  MNEMO_ASSIGN_OR_RETURN(const ReplicaShare share,
+                         ShareOfReplica(mesh.dp, train.accumulation(), train.micro_batches()));
+  return StepShare{place.dp, mesh.dp, place.sp, mesh.sp, share.accumulation, share.micro_batches};
+}
+
 std::unique_ptr<TokenSource> MakeTokenSource(std::vector<std::vector<SliceTokens>> micro_batches) {
   return std::make_unique<CutTokens>(std::move(micro_batches));
 }

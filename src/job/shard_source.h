@@ -10,6 +10,7 @@
 #include "src/data/sample_stream.h"
 #include "src/job/step_source.h"
 #include "src/model/spec.h"
+#include "src/parallel/ranks.h"
 
 namespace mnemo {
 
@@ -24,6 +25,8 @@ struct StepShare {
   int accumulation = 1;           // wavefronts of a replica
   int micro_batches = 1;          // of each
 };
+// InvalidArgument unless the replicas can share the steps of `train` (ShareOfReplica).
+absl::StatusOr<StepShare> ShareOfRank(const Ranks& ranks, const v1::TrainConfig& train);
 
 class ShardSource : public StepSource {
  public:

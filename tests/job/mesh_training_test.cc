@@ -37,12 +37,8 @@ struct Trained {
 };
 
 absl::Status Train(const v1::RunConfig& config, Ranks& ranks, Trained& run) {
-  const v1::TrainConfig& train = config.train();
-  MNEMO_ASSIGN_OR_RETURN(
-      const ReplicaShare share,
-      ShareOfReplica(ranks.mesh().dp, train.accumulation(), train.micro_batches()));
-  RandomSource source(config, {ranks.position().dp, ranks.mesh().dp, ranks.position().sp,
-                               ranks.mesh().sp, share.accumulation, share.micro_batches});
+  MNEMO_ASSIGN_OR_RETURN(const StepShare share, ShareOfRank(ranks, config.train()));
+  RandomSource source(config, share);
   MNEMO_ASSIGN_OR_RETURN(auto trainer, Trainer::Create(config, source, ranks));
   for (int step = 0; step < kSteps; ++step) {
     v1::StepMetrics metrics;

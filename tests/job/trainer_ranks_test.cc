@@ -21,15 +21,9 @@ struct Outcome {
   std::vector<double> gradients;  // of the last step, where every rank has all of them (zero: 0)
 };
 
-StepShare ShareOf(const Ranks& ranks, const v1::TrainConfig& train) {
-  const auto share =
-      ShareOfReplica(ranks.mesh().dp, train.accumulation(), train.micro_batches()).value();
-  return {ranks.position().dp, ranks.mesh().dp,    ranks.position().sp,
-          ranks.mesh().sp,     share.accumulation, share.micro_batches};
-}
-
 absl::Status Train(const v1::RunConfig& config, Ranks& ranks, int steps, Outcome& outcome) {
-  RandomSource source(config, ShareOf(ranks, config.train()));
+  MNEMO_ASSIGN_OR_RETURN(const StepShare share, ShareOfRank(ranks, config.train()));
+  RandomSource source(config, share);
   MNEMO_ASSIGN_OR_RETURN(auto trainer, Trainer::Create(config, source, ranks));
   for (int i = 0; i < steps; ++i) {
     MNEMO_RETURN_IF_ERROR(trainer->Step(outcome.steps.emplace_back()));
@@ -182,7 +176,7 @@ void ExpectOneFailureEndsAll(const Mesh& mesh) {
   const absl::Status status =
       RunOnThreads(mesh.size(), {}, [&](Transport& transport) -> absl::Status {
         MNEMO_ASSIGN_OR_RETURN(auto ranks, Ranks::Create(transport, mesh));
-        const StepShare share = ShareOf(*ranks, config.train());
+        MNEMO_ASSIGN_OR_RETURN(const StepShare share, ShareOfRank(*ranks, config.train()));
         RandomSource good(config, share);
         Failing bad(config, share);
         StepSource& source = ranks->rank() == 1 ? static_cast<StepSource&>(bad) : good;

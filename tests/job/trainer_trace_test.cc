@@ -14,15 +14,6 @@
 namespace mnemo {
 namespace {
 
-StepShare ShareOf(const Ranks& ranks, const v1::Plan& plan) {
-  return {ranks.position().dp,
-          ranks.mesh().dp,
-          ranks.position().sp,
-          ranks.mesh().sp,
-          plan.step().replica_accumulation(),
-          plan.step().replica_micro_batches()};
-}
-
 v1::RunConfig Config(v1::Block block, int64_t slices, int accumulation) {
   v1::RunConfig config = TinyRun(block);
   config.mutable_train()->set_slice(8);
@@ -41,7 +32,8 @@ TEST(TrainerTraceTest, RunsTheScheduleOfThePlan) {
   ASSERT_EQ(MeshOf(plan), (Mesh{1, 4, 1}));
   const absl::Status status = RunOnThreads(4, {}, [&](Transport& transport) -> absl::Status {
     MNEMO_ASSIGN_OR_RETURN(auto ranks, Ranks::Create(transport, MeshOf(plan)));
-    RandomSource source(config, ShareOf(*ranks, plan));
+    MNEMO_ASSIGN_OR_RETURN(const StepShare share, ShareOfRank(*ranks, config.train()));
+    RandomSource source(config, share);
     MNEMO_ASSIGN_OR_RETURN(auto trainer, Trainer::Create(config, source, *ranks));
     v1::StepMetrics metrics;
     for (int step = 0; step < 2; ++step) {
@@ -70,7 +62,8 @@ double BytesPerHop(const v1::RunConfig& config) {
   double per_hop = 0;
   const absl::Status status = RunOnThreads(4, {}, [&](Transport& transport) -> absl::Status {
     MNEMO_ASSIGN_OR_RETURN(auto ranks, Ranks::Create(transport, MeshOf(plan)));
-    RandomSource source(config, ShareOf(*ranks, plan));
+    MNEMO_ASSIGN_OR_RETURN(const StepShare share, ShareOfRank(*ranks, config.train()));
+    RandomSource source(config, share);
     MNEMO_ASSIGN_OR_RETURN(const StepTokens tokens, source.Load(1));
     const ParameterSet parameters = ParameterSet::Initialize(spec, 1, DType::kF32);
     ParameterSet gradients = ParameterSet::Zeros(spec, DType::kF32);

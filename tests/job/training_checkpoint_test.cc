@@ -33,11 +33,8 @@ absl::Status TrainRank(const v1::RunConfig& config, const Mesh& mesh, Transport&
                        int64_t until, const std::string& from, const std::string& save,
                        Outcome& outcome) {
   MNEMO_ASSIGN_OR_RETURN(auto ranks, Ranks::Create(transport, mesh));
-  MNEMO_ASSIGN_OR_RETURN(
-      const ReplicaShare share,
-      ShareOfReplica(mesh.dp, config.train().accumulation(), config.train().micro_batches()));
-  RandomSource source(config, {ranks->position().dp, mesh.dp, ranks->position().sp, mesh.sp,
-                               share.accumulation, share.micro_batches});
+  MNEMO_ASSIGN_OR_RETURN(const StepShare share, ShareOfRank(*ranks, config.train()));
+  RandomSource source(config, share);
   MNEMO_ASSIGN_OR_RETURN(auto trainer, Trainer::Create(config, source, *ranks));
   if (!from.empty()) {
     MNEMO_RETURN_IF_ERROR(RestoreTraining(FileSystem::Posix(), from, *trainer));
