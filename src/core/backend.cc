@@ -6,7 +6,7 @@ namespace mnemo {
 
 Backend& Backend::For(Device device) {
   if (device.type == DeviceType::kCpu) return CpuBackend();
-  if (device.type == kCountingDeviceType) return CountingBackend();
+  if (device.type == kCountingDeviceType) return CountingBackend(device);
   return CudaBackend(device.index);
 }
 

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "src/core/cpu/caching_allocator.h"
+#include "src/core/cpu/widening_backend.h"
 #include "src/core/status.h"
 
 namespace mnemo {
@@ -25,7 +26,7 @@ alignas(64) char nowhere[64];
 
 class CountedStorage final : public Storage {
  public:
-  explicit CountedStorage(int64_t bytes) : Storage(nowhere, bytes, kCountingDevice) {
+  CountedStorage(int64_t bytes, Device device) : Storage(nowhere, bytes, device) {
     use.current_bytes += bytes;
     use.peak_bytes = std::max(use.peak_bytes, use.current_bytes);
     ClassUse& blocks = classes[CachingAllocator::ClassOf(bytes)];
@@ -40,8 +41,9 @@ class CountedStorage final : public Storage {
 
 class CountingDevice final : public Backend {
  public:
+  explicit CountingDevice(Device device) : device_(device) {}
   std::shared_ptr<Storage> Allocate(int64_t bytes) override {
-    return std::make_shared<CountedStorage>(bytes);
+    return std::make_shared<CountedStorage>(bytes, device_);
   }
   void CopyToHost(const Tensor& x, void* host) override { std::memset(host, 0, x.bytes()); }
   void CopyFromHost(const void*, const Tensor&) override {}
@@ -69,13 +71,17 @@ class CountingDevice final : public Backend {
   std::vector<double> SquaredNorms(std::span<const Tensor> tensors) override {
     return std::vector<double>(tensors.size());
   }
+
+ private:
+  Device device_;
 };
 
 }  // namespace
 
-Backend& CountingBackend() {
-  static CountingDevice* device = new CountingDevice;
-  return *device;
+Backend& CountingBackend(Device device) {
+  static CountingDevice* plain = new CountingDevice(kCountingDevice);
+  static WideningBackend* cpu = new WideningBackend(*new CountingDevice(kCountingCpu));
+  return device == kCountingCpu ? static_cast<Backend&>(*cpu) : *plain;
 }
 
 int64_t CountedHeldBytes() {

@@ -9,9 +9,12 @@ namespace mnemo {
 
 inline constexpr DeviceType kCountingDeviceType = static_cast<DeviceType>(2);
 inline constexpr Device kCountingDevice{kCountingDeviceType, 0};
+// The same, with the copies that the CPU takes for bf16 (cpu/widening_backend.h).
+inline constexpr Device kCountingCpu{kCountingDeviceType, 1};
 
-// Memory() is of the calling thread, which must also free what it allocates.
-Backend& CountingBackend();
+// Memory() is of the calling thread and of both devices; the thread must also free what it
+// allocates.
+Backend& CountingBackend(Device device = kCountingDevice);
 
 // What the allocator of the CPU would hold after the calling thread's allocations, blocks in use
 // and blocks kept for reuse (cpu/caching_allocator.h): of each class as many as were ever in use at

@@ -69,7 +69,8 @@ class FusedOp : public FusedOpBase {
     std::function<std::vector<Tensor>(std::span<const Tensor> inputs, const Attributes&,
                                       std::vector<Tensor>* saved)>
         forward;
-    // Gradients of the inputs, undefined where not needed. Output gradients are never undefined.
+    // Gradients of the inputs, undefined where not needed, in the input's dtype or, for bf16, in
+    // f32 where that is what was computed. Output gradients are never undefined.
     std::function<std::vector<Tensor>(
         std::span<const Tensor> inputs, const Attributes&, std::span<const Tensor> saved,
         std::span<const Tensor> output_gradients, const std::vector<bool>& needs)>
@@ -125,7 +126,10 @@ class FusedOp : public FusedOpBase {
     const std::vector<Tensor> results =
         kernel.backward(values, attributes, saved, gradients, needs);
     for (size_t i = 0; i < count; ++i) {
-      if (needs[i]) context.Set(static_cast<int>(i), Var(results[i]));
+      if (!needs[i]) continue;
+      const int k = static_cast<int>(i);
+      const bool collected = context.gradient_sum(k).defined();
+      context.Set(k, Var(collected ? results[i] : results[i].To(values[i].dtype())));
     }
   }
 

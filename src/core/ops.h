@@ -35,7 +35,9 @@ Var GeluGrad2(const Var& x);
 Var Affine(const Var& x, double scale, double shift);
 inline Var Scale(const Var& x, double scale) { return Affine(x, scale, 0); }
 Var Square(const Var& x);
-Var Cast(const Var& x, DType dtype);
+Var Cast(const Var& x, DType dtype);  // x itself if it has this dtype
+// In the dtype that sums over x are taken in: f32 for bf16, else x itself.
+inline Var Widen(const Var& x) { return Cast(x, WideType(x.dtype())); }
 
 // Elementwise, broadcasting.
 Var Add(const Var& a, const Var& b);
@@ -53,7 +55,10 @@ Var BroadcastTo(const Var& x, const Shape& shape);  // view
 Tensor MaxOverLast(const Tensor& x);                // keeps the axis with size 1
 
 // scale a b. a [..., m, k], b [..., k, n] -> [..., m, n]: equal leading dims, or b a plain matrix.
+// Products of bf16 are added up in f32 and rounded once; WideMatMul does not round: its result is
+// f32. The gradient of either is rounded to the type of a and b before it is multiplied.
 Var MatMul(const Var& a, const Var& b, double scale = 1);
+Var WideMatMul(const Var& a, const Var& b, double scale = 1);
 // c + scale a b, one pass. Overwrites c's value if nothing else refers to it (so move it in).
 Var AddMatMul(Var c, const Var& a, const Var& b, double scale = 1);
 
@@ -77,7 +82,8 @@ Var Softmax(const Var& x);  // last dim; a row of -infinity gives zeros
 Var DepthwiseConv(const Var& x, const Var& weight);
 // x [B, T + K - 1, D], grad [B, T, D] -> [D, K].
 Var DepthwiseConvWeightGrad(const Var& x, const Var& grad);
-// table [V, D], ids i32 [N] -> [N, D]; an id outside [0, V) throws TensorError.
+// table [V, D], ids i32 [N] -> [N, D]. An id outside [0, V) throws TensorError if it lies on the
+// CPU; on another device ids have been checked before they went there, as reading them would wait.
 Var GatherRows(const Var& table, const Tensor& ids);
 Var ScatterAddRows(const Var& rows, const Tensor& ids, int64_t count);  // [N, D] -> [count, D]
 // x [N, C], ids i32 [N] -> [N, 1]; 0 where an id is outside [0, C). And its adjoint.

@@ -14,8 +14,10 @@ Var SpreadToPeers(const Var& x, Peers& peers) {
 }
 
 Var SumOverPeers(const Var& x, Peers& peers) {
-  Tensor sum = x.value().Clone();
+  // bf16 is added up in f32 and rounded once, so that the sum's error does not grow with the peers.
+  Tensor sum = x.dtype() == DType::kBF16 ? x.value().To(DType::kF32) : x.value().Clone();
   peers.Sum(sum);
+  sum = sum.To(x.dtype());
   return RecordOne(Primitive::kSumOverPeers, {x}, std::move(sum), {},
                    [&peers](VjpContext& c) { c.Set(0, SpreadToPeers(c.grad(), peers)); });
 }

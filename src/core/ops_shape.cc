@@ -63,8 +63,12 @@ Tensor MaxOverLast(const Tensor& x) {
 
 Var Reshape(const Var& x, const Shape& shape) {
   if (x.shape() == shape) return x;
-  return RecordOne(Primitive::kReshape, {x}, x.value().Reshape(shape), {},
-                   [](VjpContext& c) { c.Set(0, Reshape(c.grad(), c.input_shape(0))); });
+  const Var y = RecordOne(Primitive::kReshape, {x}, x.value().Reshape(shape), {},
+                          [](VjpContext& c) { c.Set(0, Reshape(c.grad(), c.input_shape(0))); });
+  Tape::ShareGradientSum(x, y, [&y](const Tensor& sum) {
+    return sum.CanView(y.shape()) ? sum.View(y.shape()) : Tensor();
+  });
+  return y;
 }
 
 Var Permute(const Var& x, std::span<const int> order) {
@@ -73,8 +77,10 @@ Var Permute(const Var& x, std::span<const int> order) {
   for (size_t i = 0; i < order.size(); ++i) {
     inverse[NormalizeAxis(x, order[i], "permute")] = static_cast<int>(i);
   }
-  return RecordOne(Primitive::kPermute, {x}, std::move(out), {},
-                   [inverse](VjpContext& c) { c.Set(0, Permute(c.grad(), inverse)); });
+  const Var y = RecordOne(Primitive::kPermute, {x}, std::move(out), {},
+                          [inverse](VjpContext& c) { c.Set(0, Permute(c.grad(), inverse)); });
+  Tape::ShareGradientSum(x, y, [&](const Tensor& sum) { return sum.Permute(order); });
+  return y;
 }
 
 Var Permute(const Var& x, std::initializer_list<int> order) {
@@ -122,14 +128,21 @@ std::vector<Var> Split(const Var& x, int axis, std::span<const int64_t> sizes) {
     parts.push_back(x.value().Slice(axis, begin, begin + size));
     begin += size;
   }
-  return Tape::Record(Primitive::kSplit, {&x, 1}, std::move(parts), {},
-                      [axis, count = sizes.size()](VjpContext& c) {
-                        std::vector<Var> gradients;
-                        for (size_t i = 0; i < count; ++i) {
-                          gradients.push_back(c.grad(static_cast<int>(i)));
-                        }
-                        c.Set(0, Concat(gradients, axis));
-                      });
+  const std::vector<Var> views = Tape::Record(Primitive::kSplit, {&x, 1}, std::move(parts), {},
+                                              [axis, count = sizes.size()](VjpContext& c) {
+                                                std::vector<Var> gradients;
+                                                for (size_t i = 0; i < count; ++i) {
+                                                  gradients.push_back(c.grad(static_cast<int>(i)));
+                                                }
+                                                c.Set(0, Concat(gradients, axis));
+                                              });
+  begin = 0;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    Tape::ShareGradientSum(
+        x, views[i], [&](const Tensor& sum) { return sum.Slice(axis, begin, begin + sizes[i]); });
+    begin += sizes[i];
+  }
+  return views;
 }
 
 Var Concat(std::span<const Var> parts, int axis) {

@@ -36,7 +36,7 @@ Var ShiftRows(const Var& x, bool later) {
 void CheckIds(const Tensor& ids, int64_t rows, int64_t bound, const char* op) {
   Require(ids.dtype() == DType::kI32 && ids.rank() == 1 && ids.contiguous() && ids.dim(0) == rows,
           "{}: ids must be i32 of shape [{}], not {} {}", op, rows, Name(ids.dtype()), ids.shape());
-  if (bound < 0) return;
+  if (bound < 0 || ids.device().type != DeviceType::kCpu) return;
   const std::vector<int32_t> values = ids.ToInts();
   for (size_t i = 0; i < values.size(); ++i) {
     Require(values[i] >= 0 && values[i] < bound, "{}: id {} at position {} is outside [0, {})", op,
@@ -44,22 +44,40 @@ void CheckIds(const Tensor& ids, int64_t rows, int64_t bound, const char* op) {
   }
 }
 
-}  // namespace
+// The gradient a b of input i, added to where it is collected if that is known.
+void SetProduct(VjpContext& c, int i, const Var& a, const Var& b, double scale) {
+  const Tensor& sum = c.gradient_sum(i);
+  if (!sum.defined()) {
+    c.Set(i, MatMul(a, b, scale));
+    return;
+  }
+  BackendOf(sum).Gemm(a.value(), b.value(), scale, 1, sum);
+}
 
-Var MatMul(const Var& a, const Var& b, double scale) {
+Var Product(const Var& a, const Var& b, double scale, DType type) {
   if (b.rank() == 2 && a.rank() > 2) {
     Shape shape = a.shape();
     shape.back() = b.dim(-1);
-    return Reshape(MatMul(Reshape(a, {-1, a.dim(-1)}), b, scale), shape);
+    return Reshape(Product(Reshape(a, {-1, a.dim(-1)}), b, scale, type), shape);
   }
   RequireMatMul(a, b, "matmul");
-  Tensor out = EmptyLike(a.value(), MatMulShape(a, b));
+  Tensor out = Tensor::Empty(MatMulShape(a, b), type, a.device());
   BackendOf(out).Gemm(a.value(), b.value(), scale, 0, out);
   const Saves saves{.inputs = (a.tracked() ? 2u : 0u) | (b.tracked() ? 1u : 0u)};
-  return RecordOne(Primitive::kMatMul, {a, b}, std::move(out), saves, [scale](VjpContext& c) {
-    if (c.needs(0)) c.Set(0, MatMul(c.grad(), Transpose(c.input(1)), scale));
-    if (c.needs(1)) c.Set(1, MatMul(Transpose(c.input(0)), c.grad(), scale));
-  });
+  return RecordOne(Primitive::kMatMul, {a, b}, std::move(out), saves,
+                   [scale, operands = a.dtype()](VjpContext& c) {
+                     const Var g = Cast(c.grad(), operands);
+                     if (c.needs(0)) SetProduct(c, 0, g, Transpose(c.input(1)), scale);
+                     if (c.needs(1)) SetProduct(c, 1, Transpose(c.input(0)), g, scale);
+                   });
+}
+
+}  // namespace
+
+Var MatMul(const Var& a, const Var& b, double scale) { return Product(a, b, scale, a.dtype()); }
+
+Var WideMatMul(const Var& a, const Var& b, double scale) {
+  return Product(a, b, scale, WideType(a.dtype()));
 }
 
 Var AddMatMul(Var c, const Var& a, const Var& b, double scale) {

@@ -9,7 +9,7 @@ namespace mnemo {
 
 Var VjpContext::grad(int i) const {
   if (grads_[i].defined()) return grads_[i];
-  return Var(Tensor::Zeros((*output_shapes_)[i], dtype_, device_));
+  return Var(Tensor::Zeros((*output_shapes_)[i], (*output_types_)[i], device_));
 }
 
 Var Tape::Leaf(Tensor value) {
@@ -18,6 +18,23 @@ Var Tape::Leaf(Tensor value) {
   var.slot_ = static_cast<int>(node_of_slot_.size());
   node_of_slot_.push_back(-1);
   return var;
+}
+
+Var Tape::Leaf(Tensor value, Tensor sum) {
+  MNEMO_CHECK(sum.shape() == value.shape() &&
+              (sum.dtype() == value.dtype() || sum.dtype() == WideType(value.dtype())));
+  const Var var = Leaf(std::move(value));
+  gradient_sums_[var.slot_] = std::move(sum);
+  return var;
+}
+
+void Tape::ShareGradientSum(const Var& x, const Var& view,
+                            const std::function<Tensor(const Tensor&)>& look) {
+  if (!x.tracked()) return;
+  const auto found = x.tape_->gradient_sums_.find(x.slot_);
+  if (found == x.tape_->gradient_sums_.end()) return;
+  Tensor sum = look(found->second);
+  if (sum.defined()) x.tape_->gradient_sums_[view.slot_] = std::move(sum);
 }
 
 Var Tape::DropValue(const Var& var) const {
@@ -43,7 +60,8 @@ std::vector<Var> Tape::Record(Primitive primitive, std::span<const Var> inputs,
             .outputs = {},
             .input_shapes = {},
             .output_shapes = {},
-            .dtype = outputs[0].dtype(),
+            .input_types = {},
+            .output_types = {},
             .device = outputs[0].device(),
             .first_slot = static_cast<int>(tape->node_of_slot_.size()),
             .vjp = std::move(vjp)};
@@ -51,6 +69,7 @@ std::vector<Var> Tape::Record(Primitive primitive, std::span<const Var> inputs,
     const bool saved = i < 32 ? (saves.inputs >> i) & 1 : saves.inputs == kSaveAll;
     node.inputs.push_back(saved ? inputs[i] : tape->DropValue(inputs[i]));
     node.input_shapes.push_back(inputs[i].defined() ? inputs[i].shape() : Shape{});
+    node.input_types.push_back(inputs[i].dtype());
   }
   for (size_t i = 0; i < results.size(); ++i) {
     results[i].tape_ = tape;
@@ -59,28 +78,31 @@ std::vector<Var> Tape::Record(Primitive primitive, std::span<const Var> inputs,
     const bool saved = i < 32 ? (saves.outputs >> i) & 1 : saves.outputs == kSaveAll;
     node.outputs.push_back(saved ? results[i] : tape->DropValue(results[i]));
     node.output_shapes.push_back(results[i].shape());
+    node.output_types.push_back(results[i].dtype());
   }
   tape->nodes_.push_back(std::move(node));
   return results;
 }
 
-namespace {
-
 // Adds `gradient` to what has flowed into a slot so far, in place where nobody else can see it.
-void Accumulate(Var& slot, Var gradient, bool recorded) {
-  if (!slot.defined()) {
-    slot = std::move(gradient);
+void Tape::Accumulate(int slot, Var gradient, std::vector<Var>& gradients, bool recorded) const {
+  if (const auto found = gradient_sums_.find(slot); found != gradient_sums_.end()) {
+    const Tensor& sum = found->second;
+    Backend::For(sum.device()).Binary(BinaryOp::kAdd, sum, gradient.value(), sum);
     return;
   }
-  const Tensor& sum = slot.value();
+  Var& so_far = gradients[slot];
+  if (!so_far.defined()) {
+    so_far = std::move(gradient);
+    return;
+  }
+  const Tensor& sum = so_far.value();
   if (!recorded && sum.sole_owner() && sum.contiguous()) {
     Backend::For(sum.device()).Binary(BinaryOp::kAdd, sum, gradient.value(), sum);
     return;
   }
-  slot = Add(slot, gradient);
+  so_far = Add(so_far, gradient);
 }
-
-}  // namespace
 
 std::vector<bool> Tape::DependingOn(std::span<const Var> wrt) const {
   std::vector<bool> depends(node_of_slot_.size(), false);
@@ -112,11 +134,13 @@ void Tape::RunNode(const Node& node, std::vector<Var>& gradients, const std::vec
   context.results_.resize(node.inputs.size());
   context.input_shapes_ = &node.input_shapes;
   context.output_shapes_ = &node.output_shapes;
-  context.dtype_ = node.dtype;
+  context.output_types_ = &node.output_types;
   context.device_ = node.device;
   for (const Var& input : node.inputs) {
     context.needs_.push_back(is_needed(input));
     context.inputs_.push_back(recorded ? input : input.Detach());
+    const auto sum = gradient_sums_.find(input.tracked() ? input.slot_ : -1);
+    context.gradient_sums_.push_back(sum == gradient_sums_.end() ? Tensor() : sum->second);
   }
   for (const Var& output : node.outputs) {
     context.outputs_.push_back(recorded ? output : output.Detach());
@@ -129,13 +153,19 @@ void Tape::RunNode(const Node& node, std::vector<Var>& gradients, const std::vec
     MNEMO_CHECK(result.shape() == node.input_shapes[i],
                 "{}: gradient of input {} has shape {}, not {}", Name(node.primitive), i,
                 ToString(result.shape()), ToString(node.input_shapes[i]));
-    Accumulate(gradients[node.inputs[i].slot_], std::move(result), recorded);
+    const Tensor& sum = context.gradient_sums_[i];
+    MNEMO_CHECK(
+        result.dtype() == node.input_types[i] || (sum.defined() && result.dtype() == sum.dtype()),
+        "{}: gradient of input {} is {}, not {}", Name(node.primitive), i, Name(result.dtype()),
+        Name(node.input_types[i]));
+    Accumulate(node.inputs[i].slot_, std::move(result), gradients, recorded);
   }
 }
 
 std::vector<Var> Tape::Run(std::span<const Var> outputs, std::span<const Var> output_gradients,
                            std::span<const Var> wrt, bool recorded, bool retain) {
   MNEMO_CHECK(outputs.size() == output_gradients.size());
+  MNEMO_CHECK(!recorded || gradient_sums_.empty(), "gradients that are added up elsewhere");
   std::vector<Var> gradients(node_of_slot_.size());
   int last = -1;
   for (size_t i = 0; i < outputs.size(); ++i) {
@@ -144,7 +174,7 @@ std::vector<Var> Tape::Run(std::span<const Var> outputs, std::span<const Var> ou
     Require(outputs[i].shape() == output_gradients[i].shape(),
             "gradient of shape {} for output {} of shape {}", output_gradients[i].shape(), i,
             outputs[i].shape());
-    Accumulate(gradients[outputs[i].slot_], output_gradients[i], recorded);
+    Accumulate(outputs[i].slot_, output_gradients[i], gradients, recorded);
     last = std::max(last, node_of_slot_[outputs[i].slot_]);
   }
   const std::vector<bool> needed = DependingOn(wrt);
@@ -204,7 +234,10 @@ std::vector<Var> Rematerialized(const Body& body, std::span<const Var> inputs) {
                           const Var& input = context.input(i);
                           MNEMO_CHECK(!input.tracked(),
                                       "the gradient of a rematerialized body is not recordable");
-                          again.push_back(context.needs(i) ? tape.Leaf(input.value()) : input);
+                          const Tensor& sum = context.gradient_sum(i);
+                          again.push_back(!context.needs(i) ? input
+                                          : sum.defined()   ? tape.Leaf(input.value(), sum)
+                                                            : tape.Leaf(input.value()));
                           if (context.needs(i)) wrt.push_back(again.back());
                         }
                         const std::vector<Var> outputs = body(again);

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <span>
 #include <utility>
 #include <vector>
@@ -56,6 +57,10 @@ class VjpContext {
   // Gradient of output i; zeros of its shape where nothing flowed back.
   Var grad(int i = 0) const;
   bool has_grad(int i) const { return grads_[i].defined(); }
+  // Where the gradient of input i is added up, in a view of its shape (Tape::Leaf), or undefined. A
+  // rule may add to it and not Set, so that what it computes is never stored by itself, or Set a
+  // gradient in the sum's dtype.
+  const Tensor& gradient_sum(int i) const { return gradient_sums_[i]; }
   void Set(int i, Var gradient) { results_[i] = std::move(gradient); }
 
  private:
@@ -63,8 +68,9 @@ class VjpContext {
   std::vector<Var> inputs_, outputs_, grads_, results_;
   const std::vector<Shape>* input_shapes_ = nullptr;
   const std::vector<Shape>* output_shapes_ = nullptr;
+  const std::vector<DType>* output_types_ = nullptr;
   std::vector<bool> needs_;
-  DType dtype_ = DType::kF32;
+  std::vector<Tensor> gradient_sums_;
   Device device_;
 };
 using Vjp = std::function<void(VjpContext&)>;
@@ -84,6 +90,10 @@ class Tape {
 
   // A tracked Var with this value, whose gradient can be asked for.
   Var Leaf(Tensor value);
+  // The same, but its gradient is added to `sum` as it comes instead of being returned: Gradient()
+  // gives an undefined tensor for it, and no gradient of this tape can be recorded. `sum` has the
+  // value's shape, and its dtype or, for bf16, f32. Products add to it without rounding in between.
+  Var Leaf(Tensor value, Tensor sum);
 
   // Gradients of sum_i <outputs_i, output_gradients_i> with respect to `wrt`; undefined where
   // nothing depends on it. An undefined output gradient counts as zero, an untracked output is
@@ -102,6 +112,12 @@ class Tape {
   static std::vector<Var> Record(Primitive primitive, std::span<const Var> inputs,
                                  std::vector<Tensor> outputs, Saves saves, Vjp vjp);
 
+  // Called by primitives that only look at their input x in another way: what flows back to `view`
+  // is added to x's gradient sum, if it has one, seen as `look` shows it. An undefined look does
+  // nothing.
+  static void ShareGradientSum(const Var& x, const Var& view,
+                               const std::function<Tensor(const Tensor&)>& look);
+
   int64_t size() const { return static_cast<int64_t>(nodes_.size()); }
 
  private:
@@ -110,7 +126,7 @@ class Tape {
     std::vector<Var> inputs;  // values dropped where not saved; slots stay
     std::vector<Var> outputs;
     std::vector<Shape> input_shapes, output_shapes;
-    DType dtype;
+    std::vector<DType> input_types, output_types;
     Device device;
     int first_slot;
     Vjp vjp;
@@ -122,10 +138,12 @@ class Tape {
   std::vector<bool> DependingOn(std::span<const Var> wrt) const;
   void RunNode(const Node& node, std::vector<Var>& gradients, const std::vector<bool>& needed,
                bool recorded);
+  void Accumulate(int slot, Var gradient, std::vector<Var>& gradients, bool recorded) const;
   Var DropValue(const Var& var) const;
 
   std::vector<Node> nodes_;
-  std::vector<int> node_of_slot_;  // -1 for leaves
+  std::vector<int> node_of_slot_;        // -1 for leaves
+  std::map<int, Tensor> gradient_sums_;  // by slot, of some leaves and of views of them
 };
 
 // Runs `body` without keeping its intermediate values: they are computed again when the gradient

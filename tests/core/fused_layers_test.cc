@@ -27,7 +27,7 @@ auto* volatile const linked_scan = &MemoryScan;
 
 // A new fused op needs a test against its plain definition: then its name goes here.
 TEST(FusedOps, AllHaveTests) {
-  const std::set<std::string> tested = {"rms_norm",      "swiglu",    "conv_silu_norm",
+  const std::set<std::string> tested = {"rms_norm",      "swiglu",    "conv_silu_norm", "rotate",
                                         "cross_entropy", "attention", "memory_scan"};
   std::set<std::string> linked;
   for (const FusedOpBase* op : FusedOpBase::All()) {

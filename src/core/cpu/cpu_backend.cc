@@ -4,6 +4,8 @@
 
 #include <cstring>
 
+#include "src/core/cpu/widening_backend.h"
+
 namespace mnemo {
 namespace {
 
@@ -39,8 +41,8 @@ void CpuDevice::CopyFromHost(const void* host, const Tensor& out) {
 
 // Never destroyed: tensors in static storage may be freed after any static object here.
 Backend& CpuBackend() {
-  static CpuDevice* device = new CpuDevice;
-  return *device;
+  static WideningBackend* backend = new WideningBackend(*new CpuDevice);
+  return *backend;
 }
 
 }  // namespace mnemo

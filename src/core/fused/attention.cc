@@ -80,7 +80,7 @@ Tensor Bias(const AttentionAttributes& attributes, const Block& block, int64_t b
       }
     }
   }
-  return Tensor::FromHost(bias, {copies, 1, rows, keys}, like.dtype(), like.device());
+  return Tensor::FromHost(bias, {copies, 1, rows, keys}, WideType(like.dtype()), like.device());
 }
 
 Var Spread(const Var& x, int64_t batch) {
@@ -103,8 +103,9 @@ std::vector<Var> RunBlock(std::span<const Var> inputs, const Tensor& bias, bool 
     values.push_back(inputs[next++]);
   }
   const double scale = 1 / std::sqrt(static_cast<double>(q.dim(-1)));
-  const Var scores = MatMul(Scale(q, scale), Transpose(Concat(keys, 2)));
-  return {MatMul(Softmax(Add(scores, Var(bias))), Concat(values, 2))};
+  const Var scores = WideMatMul(q, Transpose(Concat(keys, 2)), scale);
+  const Var seen = Concat(values, 2);
+  return {MatMul(Cast(Softmax(Add(scores, Var(bias))), seen.dtype()), seen)};
 }
 
 std::vector<Var> Compose(std::span<const Var> inputs, const AttentionAttributes& attributes) {

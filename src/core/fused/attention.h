@@ -22,7 +22,9 @@ struct AttentionMask {
 };
 
 // q [B, H, T, f] -> [B, H, T, f], scores scaled by 1 / sqrt(f). persistent_k, persistent_v
-// [1, H, P, f] are visible to every query, or undefined. Each query must see at least one key.
+// [1, H, P, f] are visible to every query, or undefined. Each query must see at least one key. All
+// have one dtype; for bf16, scores and their softmax are f32 and the probabilities are rounded
+// before they multiply the values.
 Var Attention(const Var& q, const Var& persistent_k, const Var& persistent_v,
               const std::vector<KeyRun>& runs, const AttentionMask& mask);
 

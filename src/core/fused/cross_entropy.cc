@@ -16,13 +16,20 @@ Var LogSumExp(const Var& x) {
   return Add(Log(Sum(Exp(Sub(x, maximum)), -1)), maximum);
 }
 
+// Entries up to here are exact in f32, in which targets are computed with on their device.
+constexpr int64_t kMostEntries = int64_t{1} << 24;
+
 // Targets counted from a tile's first entry; those of other tiles fall outside [0, size).
-Tensor Shifted(const std::vector<int32_t>& targets, int64_t begin, const Tensor& like) {
-  std::vector<int32_t> shifted(targets.size());
-  for (size_t i = 0; i < targets.size(); ++i) {
-    shifted[i] = targets[i] < 0 ? -1 : static_cast<int32_t>(targets[i] - begin);
-  }
-  return Tensor::FromHost(shifted, like.shape(), like.device());
+Tensor Shifted(const Tensor& targets, int64_t begin) {
+  if (begin == 0) return targets;
+  const Var numbers = Cast(Var(targets), DType::kF32);
+  return Affine(numbers, 1, -static_cast<double>(begin)).value().To(DType::kI32);
+}
+
+// 1 where a target is not negative, [N, 1].
+Tensor ValidMask(const Tensor& targets, DType dtype) {
+  const Var numbers = Cast(Var(targets), dtype);
+  return Step(Affine(numbers, 1, 0.5)).value().Reshape({targets.dim(0), 1});
 }
 
 // For each row of x: the log of the sum of exp(logit) over the head's entries, and the target's
@@ -30,7 +37,6 @@ Tensor Shifted(const std::vector<int32_t>& targets, int64_t begin, const Tensor&
 std::vector<Var> Compose(std::span<const Var> inputs, const CrossEntropyAttributes& attributes) {
   const Var &x = inputs[0], &head = inputs[1];
   const int64_t vocabulary = head.dim(0);
-  const std::vector<int32_t> targets = attributes.targets.ToInts();
   std::vector<int64_t> sizes;
   for (int64_t begin = 0; begin < vocabulary; begin += attributes.tile) {
     sizes.push_back(std::min(attributes.tile, vocabulary - begin));
@@ -40,9 +46,9 @@ std::vector<Var> Compose(std::span<const Var> inputs, const CrossEntropyAttribut
   Var picked;
   int64_t begin = 0;
   for (size_t i = 0; i < tiles.size(); ++i) {
-    const Tensor ids = Shifted(targets, begin, attributes.targets);
+    const Tensor ids = Shifted(attributes.targets, begin);
     const auto body = [ids](std::span<const Var> parts) -> std::vector<Var> {
-      const Var logits = MatMul(parts[0], Transpose(parts[1]));
+      const Var logits = WideMatMul(parts[0], Transpose(parts[1]));
       return {LogSumExp(logits), PickColumns(logits, ids)};
     };
     const Var parts[] = {x, tiles[i]};
@@ -66,6 +72,15 @@ std::vector<Var> Combine(const std::vector<Var>& own, Peers& peers) {
   return {LogSumExp(Slice(all, 1, 0, count)), Slice(all, 1, count, count + 1)};
 }
 
+void CheckTargets(const Tensor& targets, int64_t vocabulary) {
+  Require(vocabulary <= kMostEntries, "cross_entropy: a vocabulary of {}, more than {}", vocabulary,
+          kMostEntries);
+  if (targets.device().type != DeviceType::kCpu) return;  // reading them would wait
+  for (const int32_t id : targets.ToInts()) {
+    Require(id < vocabulary, "cross_entropy: target {} in a vocabulary of {}", id, vocabulary);
+  }
+}
+
 }  // namespace
 
 FusedOp<CrossEntropyAttributes>& CrossEntropyOp() {
@@ -80,20 +95,14 @@ Var CrossEntropy(const Var& x, const Var& head, const Tensor& targets, int64_t t
   Require(targets.rank() == 1 && targets.dim(0) == x.dim(0) && targets.dtype() == DType::kI32,
           "cross_entropy: targets {} for rows {}", targets.shape(), x.shape());
   const bool split = part.peers != nullptr;
-  const int64_t vocabulary = split ? part.vocabulary : head.dim(0);
-  const std::vector<int32_t> ids = targets.ToInts();
-  std::vector<double> valid(ids.size());
-  for (size_t i = 0; i < ids.size(); ++i) {
-    Require(ids[i] < vocabulary, "cross_entropy: target {} in a vocabulary of {}", ids[i],
-            vocabulary);
-    valid[i] = ids[i] >= 0 ? 1 : 0;
-  }
+  CheckTargets(targets, split ? part.vocabulary : head.dim(0));
   const Var inputs[] = {split ? SpreadToPeers(x, *part.peers) : x, head};
-  const Tensor own = split ? Shifted(ids, part.first, targets) : targets;
+  const Tensor own = split ? Shifted(targets, part.first) : targets;
   std::vector<Var> sums = CrossEntropyOp()(inputs, {own, tile});
   if (split) sums = Combine(sums, *part.peers);
-  const Tensor mask = Tensor::FromHost(valid, sums[0].shape(), x.dtype(), x.device());
-  return Where(mask, Sub(sums[0], sums[1]), Var(Tensor::Zeros({}, x.dtype(), x.device())));
+  const DType dtype = sums[0].dtype();
+  return Where(ValidMask(targets, dtype), Sub(sums[0], sums[1]),
+               Var(Tensor::Zeros({}, dtype, x.device())));
 }
 
 }  // namespace mnemo

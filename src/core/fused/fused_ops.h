@@ -30,6 +30,9 @@ struct ConvAttributes {
 // before [B, K - 1, d], x [B, T, d], weight [d, K] -> [B, T, d].
 FusedOp<ConvAttributes>& ConvSiluNormOp();
 
+// x [B, H, T, f], cos and sin [B or 1, 1, T, f / 2] of WideType -> [B, H, T, f].
+FusedOp<NoAttributes>& RotateOp();
+
 struct AttentionAttributes {
   AttentionMask mask;
   bool persistent = false;

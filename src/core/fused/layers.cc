@@ -19,27 +19,28 @@ Shape PerHead(const Var& x, int64_t heads) {
 
 std::vector<Var> ComposeRmsNorm(std::span<const Var> inputs, const NormAttributes& attributes) {
   const Var &x = inputs[0], &weight = inputs[1];
-  const Var rows = Reshape(x, PerHead(x, attributes.heads));
+  const Var rows = Reshape(Widen(x), PerHead(x, attributes.heads));
   const Var scale = Rsqrt(Affine(Mean(Square(rows), -1), 1, attributes.epsilon));
-  return {Mul(Reshape(Mul(rows, scale), x.shape()), weight)};
+  return {Cast(Mul(Reshape(Mul(rows, scale), x.shape()), weight), x.dtype())};
 }
 
 std::vector<Var> ComposeSwiGlu(std::span<const Var> inputs, const NoAttributes&) {
-  return {Mul(Silu(inputs[0]), inputs[1])};
+  return {Cast(Mul(Silu(Widen(inputs[0])), Widen(inputs[1])), inputs[0].dtype())};
 }
 
 // 1 where a row may see the row `back` before it, [B, T, 1].
-Tensor ReachMask(const std::vector<int64_t>& reach, int64_t back, const Var& x) {
-  std::vector<double> mask(reach.size());
-  for (size_t i = 0; i < reach.size(); ++i) mask[i] = reach[i] > back ? 1 : 0;
-  return Tensor::FromHost(mask, {x.dim(0), x.dim(1), 1}, x.dtype(), x.device());
+Tensor ReachMask(const std::vector<int64_t>& reach, int64_t back, const Var& like) {
+  const int64_t rows = static_cast<int64_t>(reach.size());
+  std::vector<double> mask(rows);
+  for (int64_t i = 0; i < rows; ++i) mask[i] = reach[i] > back ? 1 : 0;
+  return Tensor::FromHost(mask, {like.dim(0), rows / like.dim(0), 1}, like.dtype(), like.device());
 }
 
 std::vector<Var> ComposeConv(std::span<const Var> inputs, const ConvAttributes& attributes) {
   const Var &before = inputs[0], &x = inputs[1], &weight = inputs[2];
   const int64_t taps = weight.dim(1), rows = x.dim(1);
   const Var parts[] = {before, x};
-  const Var extended = Concat(parts, 1);
+  const Var extended = Widen(Concat(parts, 1));
   Var y;
   if (attributes.reach.empty()) {
     y = DepthwiseConv(extended, weight);
@@ -47,20 +48,31 @@ std::vector<Var> ComposeConv(std::span<const Var> inputs, const ConvAttributes& 
     // Documents meet in this slice: each tap sees only rows of its own.
     for (int64_t j = 0; j < taps; ++j) {
       const Var tap = Reshape(Slice(weight, 1, j, j + 1), {weight.dim(0)});
-      const Var seen =
-          Where(ReachMask(attributes.reach, taps - 1 - j, x), Slice(extended, 1, j, j + rows),
-                Var(Tensor::Zeros({}, x.dtype(), x.device())));
+      const Var seen = Where(ReachMask(attributes.reach, taps - 1 - j, extended),
+                             Slice(extended, 1, j, j + rows),
+                             Var(Tensor::Zeros({}, extended.dtype(), x.device())));
       const Var term = Mul(seen, tap);
       y = j == 0 ? term : Add(y, term);
     }
   }
   y = Silu(y);
-  return {attributes.heads == 0 ? y : L2Norm(y, attributes.heads, attributes.epsilon)};
+  if (attributes.heads > 0) y = L2Norm(y, attributes.heads, attributes.epsilon);
+  return {Cast(y, x.dtype())};
+}
+
+// Inputs x, cos, sin.
+std::vector<Var> ComposeRotate(std::span<const Var> inputs, const NoAttributes&) {
+  const Var &x = inputs[0], &cosine = inputs[1], &sine = inputs[2];
+  const int64_t sizes[] = {x.dim(-1) / 2, x.dim(-1) / 2};
+  const std::vector<Var> halves = Split(Widen(x), -1, sizes);
+  const Var turned[] = {Sub(Mul(halves[0], cosine), Mul(halves[1], sine)),
+                        Add(Mul(halves[1], cosine), Mul(halves[0], sine))};
+  return {Cast(Concat(turned, -1), x.dtype())};
 }
 
 // Listed from the start of the program, not from the first call.
 [[maybe_unused]] const FusedOpBase* const registered[] = {&RmsNormOp(), &SwiGluOp(),
-                                                          &ConvSiluNormOp()};
+                                                          &ConvSiluNormOp(), &RotateOp()};
 
 }  // namespace
 
@@ -79,15 +91,20 @@ FusedOp<ConvAttributes>& ConvSiluNormOp() {
   return op;
 }
 
+FusedOp<NoAttributes>& RotateOp() {
+  static FusedOp<NoAttributes> op("rotate", &ComposeRotate);
+  return op;
+}
+
 Var RmsNorm(const Var& x, const Var& weight, int64_t heads, double epsilon) {
   const Var inputs[] = {x, weight};
   return RmsNormOp()(inputs, {heads, epsilon})[0];
 }
 
 Var L2Norm(const Var& x, int64_t heads, double epsilon) {
-  const Var rows = Reshape(x, PerHead(x, heads));
+  const Var rows = Reshape(Widen(x), PerHead(x, heads));
   const Var scale = Rsqrt(Affine(Sum(Square(rows), -1), 1, epsilon));
-  return Reshape(Mul(rows, scale), x.shape());
+  return Cast(Reshape(Mul(rows, scale), x.shape()), x.dtype());
 }
 
 Var SwiGlu(const Var& a, const Var& b) {
@@ -120,18 +137,14 @@ RotaryTables MakeRotaryTables(const std::vector<int64_t>& positions, int64_t bat
     }
   }
   const Shape shape{batch, 1, rows / batch, half};
-  return {Tensor::FromHost(cosines, shape, dtype, device),
-          Tensor::FromHost(sines, shape, dtype, device)};
+  const DType wide = WideType(dtype);
+  return {Tensor::FromHost(cosines, shape, wide, device),
+          Tensor::FromHost(sines, shape, wide, device)};
 }
 
 Var Rotate(const Var& x, const RotaryTables& tables) {
-  const int64_t half = x.dim(-1) / 2;
-  const int64_t sizes[] = {half, half};
-  const std::vector<Var> halves = Split(x, -1, sizes);
-  const Var cosine(tables.cos), sine(tables.sin);
-  const Var turned[] = {Sub(Mul(halves[0], cosine), Mul(halves[1], sine)),
-                        Add(Mul(halves[1], cosine), Mul(halves[0], sine))};
-  return Concat(turned, -1);
+  const Var inputs[] = {x, Var(tables.cos), Var(tables.sin)};
+  return RotateOp()(inputs, {})[0];
 }
 
 Var SplitHeads(const Var& x, int64_t heads) {

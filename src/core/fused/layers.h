@@ -1,6 +1,7 @@
 // The small fused ops of a block: norms, gated products, convolution, rotation.
 //
-// Rows are tokens: x [..., T, d]. Per-head variants see a row of d as [H, f].
+// Rows are tokens: x [..., T, d]. Per-head variants see a row of d as [H, f]. Rows of bf16 are
+// computed with in f32 and rounded once, at the end; weights and tables are f32 then.
 #pragma once
 
 #include <vector>
@@ -28,7 +29,7 @@ Var ConvSiluNorm(const Var& before, const Var& x, const Var& weight, int64_t hea
 
 // Rotary positions (Su et al., arXiv 2104.09864): pairs (i, i + f / 2) of each head turned by
 // position * base^(-2 i / f), angles formed in double. Tables for positions [B * T] (or [T] for all
-// sequences alike, batch == 1), made once per block call.
+// sequences alike, batch == 1), for rows of `dtype`. Fused op "rotate".
 struct RotaryTables {
   Tensor cos, sin;  // [B or 1, 1, T, f / 2]
 };

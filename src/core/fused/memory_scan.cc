@@ -75,8 +75,12 @@ std::vector<Var> ComposeOnce(std::span<const Var> list, const MemoryScanAttribut
   MemoryScanInputs inputs;
   inputs.state.open.count = attributes.open_count;
   Unflatten(attributes.rule, list, inputs);
-  MemoryScanResult result = ScanChunks(attributes.rule, inputs.parameters, inputs.tokens,
+  MemoryTokens& tokens = inputs.tokens;
+  const DType rows = tokens.q.dtype();
+  for (Var* x : {&tokens.q, &tokens.k, &tokens.v}) *x = Widen(*x);
+  MemoryScanResult result = ScanChunks(attributes.rule, inputs.parameters, tokens,
                                        std::move(inputs.state), attributes.resets);
+  result.y = Cast(result.y, rows);
   return Flatten(attributes.rule, result);
 }
 
@@ -144,6 +148,10 @@ void CheckShapes(const MemoryRule& rule, const MemoryTokens& tokens, const Memor
               state.s.w.size() == (rule.momentum ? state.w.w.size() : 0u) &&
               state.open.count < rule.chunk,
           "memory_scan: the state does not fit the rule");
+  const DType wide = WideType(tokens.q.dtype());
+  Require(tokens.theta.dtype() == wide && state.w.w[0].dtype() == wide,
+          "memory_scan: gates and state are {} and {}, for rows of {}", Name(tokens.theta.dtype()),
+          Name(state.w.w[0].dtype()), Name(tokens.q.dtype()));
   if (!resets.defined()) return;
   const int64_t open = state.open.count > 0 ? 1 : 0;
   const int64_t begun = (state.open.count + shape[2] + rule.chunk - 1) / rule.chunk - open;

@@ -10,20 +10,22 @@
 
 namespace mnemo {
 
+// q, k, v may be bf16; gates, parameters and state are f32 then, and everything is computed in f32:
+// a state that is a sum over millions of tokens must not lose what is small beside it.
 struct MemoryTokens {
   Var q, k, v;            // [B, H, T, f]
   Var theta, eta, alpha;  // [B, H, T, 1]; eta, alpha undefined where the rule has none
 };
 
 struct MemoryScanResult {
-  Var y;              // [B, H, T, f]: f_{W_t}(q_t)
+  Var y;              // [B, H, T, f]: f_{W_t}(q_t), in q's dtype
   MemoryState state;  // after the last token; its open part holds an unfinished chunk
   // How many tokens (times heads) had |u| > clamp; undefined without clamp. A constant.
   Tensor clamp_hits;  // []
 };
 
 // Runs T >= 1 tokens from `state`, whose open chunk, if any, goes on. `resets`, if defined, is
-// [B, C] with one flag (0 or 1, the tokens' dtype) for each chunk that begins in these tokens: the
+// [B, C] with one flag (0 or 1, the state's dtype) for each chunk that begins in these tokens: the
 // state is W_0, S = 0 before a chunk whose flag is set. Throws TensorError on shapes that do not
 // fit.
 MemoryScanResult MemoryScan(const MemoryRule& rule, const MemoryParameters& parameters,
