@@ -10,6 +10,7 @@
 
 #include "src/core/backend.h"
 #include "src/core/fused_op.h"
+#include "src/core/ops.h"
 #include "src/core/status.h"
 #include "src/model/door.h"
 #include "src/model/tensor_split.h"
@@ -150,8 +151,9 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const v1::RunConfig& co
     const DType dtype = ComputeDType(execution);
     const Device device = ComputeDevice(execution);
     ParameterSet& parameters = trainer->parameters_;
-    parameters = ParameterSet::Initialize(trainer->spec_, train.seed(), dtype, device);
-    trainer->gradients_ = ParameterSet::Zeros(trainer->spec_, dtype, device);
+    parameters = ParameterSet::Initialize(trainer->spec_, train.seed(), WideType(dtype), device);
+    parameters.AddComputeCopies(dtype);
+    trainer->gradients_ = ParameterSet::Zeros(trainer->spec_, WideType(dtype), device);
     const bool sharded = config.parallel().zero() > 0;
     const Communicator& group = ranks.replicas();
     std::vector<ParameterShard> shards = CutParameters(parameters, sharded ? group.size() : 1);
@@ -221,7 +223,8 @@ absl::Status Trainer::RunWavefronts(StepTokens& tokens, bool statistics, v1::Ste
   const double all = static_cast<double>(schedule_.slices * schedule_.micro_batches *
                                          schedule_.layers * ranks_.mesh().dp) *
                      static_cast<double>(tokens.wavefronts.size());
-  double loss_sum = 0, forward = 0, backward = 0;
+  double forward = 0, backward = 0;
+  Tensor loss_sum;  // read once, after all wavefronts
   const double waited_before = waited();
   Lap lap;
   for (const std::unique_ptr<TokenSource>& source : tokens.wavefronts) {
@@ -232,10 +235,12 @@ absl::Status Trainer::RunWavefronts(StepTokens& tokens, bool statistics, v1::Ste
     Enter("backward");
     MNEMO_RETURN_IF_ERROR(RunBackward(schedule_, sp_rank, *relay_, runner, &trace_));
     backward += lap.Seconds();
-    loss_sum += runner.LossSum();
+    loss_sum = loss_sum.defined() ? Add(Var(loss_sum), Var(runner.DeviceLossSum())).value()
+                                  : runner.DeviceLossSum();
     if (statistics) AddLayers(runner.Statistics(), own / all, metrics);
   }
-  metrics.set_loss(loss_sum * wavefront_.loss_scale);
+  const double loss = loss_sum.defined() ? loss_sum.Item() : 0;
+  metrics.set_loss(loss * wavefront_.loss_scale);
   v1::PhaseSeconds& seconds = *metrics.mutable_seconds();
   seconds.set_forward(forward);
   seconds.set_backward(backward);
@@ -278,10 +283,15 @@ absl::Status Trainer::Update(const GradientNorm& norm, v1::StepMetrics& metrics)
   metrics.set_skipped(!update.ok() || update->skipped);
   metrics.set_skipped_steps(optimizer_->counters().skipped);
   MNEMO_RETURN_IF_ERROR(update.status());
-  if (!sharded() || update->skipped) return absl::OkStatus();
-  const ParameterShard& shard = optimizer_->shard();
-  return ranks_.replicas().AllGather(parameters_.flat().Slice(0, shard.flat_begin, shard.flat_end),
-                                     parameters_.flat(), pieces_);
+  if (update->skipped) return absl::OkStatus();
+  if (sharded()) {
+    const ParameterShard& shard = optimizer_->shard();
+    MNEMO_RETURN_IF_ERROR(
+        ranks_.replicas().AllGather(parameters_.flat().Slice(0, shard.flat_begin, shard.flat_end),
+                                    parameters_.flat(), pieces_));
+  }
+  parameters_.RefreshCompute();
+  return absl::OkStatus();
 }
 
 }  // namespace mnemo

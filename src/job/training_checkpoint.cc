@@ -182,8 +182,14 @@ absl::Status RestoreTraining(FileSystem& fs, const std::string& checkpoint, Trai
   const ParameterShard own = SavedShard(trainer);
   const absl::Status gathered = ranks.replicas().AllGather(
       parameters.flat().Slice(0, own.flat_begin, own.flat_end), parameters.flat(), pieces);
-  if (!gathered.ok()) ranks.Abort(gathered);
-  return gathered;
+  if (!gathered.ok()) {
+    ranks.Abort(gathered);
+    return gathered;
+  }
+  return AtTheDoor([&] {
+    trainer.parameters().RefreshCompute();
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace mnemo

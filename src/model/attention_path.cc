@@ -11,19 +11,21 @@ Var ProjectHeads(const ModelSpec& spec, const UnitParameters& p, const char* nam
   return SplitHeads(MatMul(x, Transpose(p.Get(name))), spec.own_heads());
 }
 
-RotaryTables SlicePositions(const ModelSpec& spec, const SliceContext& context, const Var& like,
-                            int64_t offset, int64_t rows) {
-  const int64_t batch = context.starts.empty() ? 1 : like.dim(0);
-  std::vector<int64_t> positions(batch * rows);
-  for (int64_t b = 0; b < batch; ++b) {
-    for (int64_t t = 0; t < rows; ++t) {
-      const int64_t row = offset + t;
-      const int64_t start = context.starts.empty() ? 0 : context.starts[b * context.length + row];
-      positions[b * rows + t] = context.position + row - start;
-    }
+RotaryTables MakeSliceRotary(const ModelSpec& spec, const SliceContext& context, int64_t batch,
+                             DType dtype, Device device) {
+  if (!spec.has_attention()) return {};
+  const int64_t rows = context.length, copies = context.starts.empty() ? 1 : batch;
+  std::vector<int64_t> positions(copies * rows);
+  for (int64_t i = 0; i < copies * rows; ++i) {
+    const int64_t start = context.starts.empty() ? 0 : context.starts[i];
+    positions[i] = context.position + i % rows - start;
   }
-  return MakeRotaryTables(positions, batch, spec.head_dim(), spec.rope_base, like.dtype(),
-                          like.device());
+  return MakeRotaryTables(positions, copies, spec.head_dim(), spec.rope_base, dtype, device);
+}
+
+RotaryTables SliceRotary(const ModelSpec& spec, const SliceContext& context, const Var& x) {
+  if (context.rotary.cos.defined()) return context.rotary;
+  return MakeSliceRotary(spec, context, x.dim(0), x.dtype(), x.device());
 }
 
 PersistentKeys ProjectPersistent(const ModelSpec& spec, const UnitParameters& p) {
@@ -37,7 +39,7 @@ PersistentKeys ProjectPersistent(const ModelSpec& spec, const UnitParameters& p)
 Var WindowAttention(const ModelSpec& spec, const UnitParameters& p, const Var& x,
                     const SliceContext& context, Carry& carry) {
   const int64_t rows = x.dim(1), kept = carry.window_rows;
-  const RotaryTables tables = SlicePositions(spec, context, x, 0, rows);
+  const RotaryTables tables = SliceRotary(spec, context, x);
   const Var q = Rotate(ProjectHeads(spec, p, "attention.q.weight", x), tables);
   const Var k = Rotate(ProjectHeads(spec, p, "attention.k.weight", x), tables);
   const Var v = ProjectHeads(spec, p, "attention.v.weight", x);

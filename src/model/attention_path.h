@@ -11,10 +11,12 @@ namespace mnemo {
 // x w^T, heads split: [B, n, d] -> [B, H, n, f]. H counts this rank's heads, here and below.
 Var ProjectHeads(const ModelSpec& spec, const UnitParameters& p, const char* name, const Var& x);
 
-// Rotary tables for rows [offset, offset + rows) of the slice; positions count from the start of
-// each token's document.
-RotaryTables SlicePositions(const ModelSpec& spec, const SliceContext& context, const Var& like,
-                            int64_t offset, int64_t rows);
+// Rotary tables for the rows of a slice of `batch` sequences; positions count from the start of
+// each token's document. Made on the host. Undefined where the model has no attention.
+RotaryTables MakeSliceRotary(const ModelSpec& spec, const SliceContext& context, int64_t batch,
+                             DType dtype, Device device);
+// The context's own, or made for rows x [B, n, d].
+RotaryTables SliceRotary(const ModelSpec& spec, const SliceContext& context, const Var& x);
 
 // Keys and values of the persistent tokens, [1, H, P, f], unrotated; undefined without any.
 struct PersistentKeys {

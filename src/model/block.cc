@@ -1,10 +1,5 @@
 #include "src/model/block.h"
 
-#include <cmath>
-#include <numeric>
-#include <vector>
-
-#include "src/core/backend.h"
 #include "src/core/fused/layers.h"
 #include "src/core/ops.h"
 #include "src/core/peers.h"
@@ -31,41 +26,40 @@ Var Mix(const MixerCall& call, const Var& x) {
   MNEMO_CHECK(false);
 }
 
-// |W|^2 summed over all weights, mean over the sequences and this rank's heads.
-double MeanSquaredState(const MemoryState& state) {
-  std::vector<Tensor> weights;
-  for (const Var& w : state.w.w) weights.push_back(w.value().Contiguous());
-  const Tensor& first = weights[0];
-  const std::vector<double> squares = Backend::For(first.device()).SquaredNorms(weights);
-  return std::accumulate(squares.begin(), squares.end(), 0.0) /
-         static_cast<double>(first.dim(0) * first.dim(1));
+// |W|^2 summed over all weights, mean over the sequences and this rank's heads: [1].
+Var MeanSquaredState(const MemoryState& state) {
+  Var squares;
+  for (const Var& w : state.w.w) {
+    const Var sum = SumAll(Square(w.Detach()));
+    squares = squares.defined() ? Add(squares, sum) : sum;
+  }
+  const Var& first = state.w.w[0];
+  return Scale(Reshape(squares, {1}), 1 / static_cast<double>(first.dim(0) * first.dim(1)));
 }
 
 // From sums over the rows run to means, over the heads of all ranks.
-void FinishStatistics(const ModelSpec& spec, const MemoryState& state, int64_t rows, Device device,
-                      BlockStatistics& statistics) {
-  const double scale = 1 / (static_cast<double>(rows) * spec.split.ranks);
-  std::vector<double> sums = {statistics.theta * scale, statistics.eta * scale,
-                              statistics.alpha * scale, MeanSquaredState(state) / spec.split.ranks,
-                              static_cast<double>(statistics.clamp_hits)};
-  if (spec.split.ranks > 1) {
-    const Tensor all =
-        Tensor::FromHost(sums, {static_cast<int64_t>(sums.size())}, DType::kF64, device);
-    spec.split.peers->Sum(all);
-    sums = all.ToDoubles();
-  }
-  statistics.theta = sums[0];
-  statistics.eta = sums[1];
-  statistics.alpha = sums[2];
-  statistics.state_norm = std::sqrt(sums[3]);
-  statistics.clamp_hits = static_cast<int64_t>(sums[4]);
+void FinishProbe(const ModelSpec& spec, const MemoryState& state, int64_t rows, BlockProbe& probe) {
+  const Var squares = MeanSquaredState(state);
+  const auto number = [&squares](const Tensor& sum, double scale) {
+    return sum.defined() ? Scale(Reshape(Var(sum), {1}), scale)
+                         : Var(Tensor::Zeros({1}, squares.dtype(), squares.device()));
+  };
+  const double mean = 1 / (static_cast<double>(rows) * spec.split.ranks);
+  const Var parts[] = {number(probe.theta, mean), number(probe.eta, mean),
+                       number(probe.alpha, mean), Scale(squares, 1.0 / spec.split.ranks),
+                       number(probe.clamp_hits, 1)};
+  Var all = Concat(parts, 0);
+  if (spec.split.ranks > 1) all = SumOverPeers(all, *spec.split.peers);
+  const Var norm[] = {Slice(all, 0, 0, 3), Sqrt(Slice(all, 0, 3, 4)),
+                      Slice(all, 0, 4, kStatistics)};
+  probe.numbers = Concat(norm, 0).value().To(DType::kF64);
 }
 
 }  // namespace
 
 BlockResult RunBlock(const ModelSpec& spec, const UnitParameters& p, const Var& x,
                      const std::optional<Carry>& carry, const SliceContext& context,
-                     BlockStatistics* statistics) {
+                     BlockProbe* probe) {
   Require(x.rank() == 3 && x.dim(2) == spec.width && x.dim(1) == context.length,
           "block: rows of shape {} in a slice of {} tokens", x.shape(), context.length);
   BlockResult result;
@@ -76,15 +70,15 @@ BlockResult RunBlock(const ModelSpec& spec, const UnitParameters& p, const Var& 
     if (spec.has_memory()) BeginMemory(spec, p, x, result.carry);
   }
   const Var normalized = RmsNorm(x, p.Get("mixer_norm.weight"), 1, spec.epsilon);
-  const Var mix = Mix({spec, p, context, result.carry, statistics}, IntoParts(spec, normalized));
+  const Var mix = Mix({spec, p, context, result.carry, probe}, IntoParts(spec, normalized));
   const Var mixed = Add(x, SumOfParts(spec, mix));
   const Var rows = IntoParts(spec, RmsNorm(mixed, p.Get("mlp_norm.weight"), 1, spec.epsilon));
   const Var hidden = SwiGlu(MatMul(rows, Transpose(p.Get("mlp.gate.weight"))),
                             MatMul(rows, Transpose(p.Get("mlp.up.weight"))));
   const Var down = MatMul(hidden, Transpose(p.Get("mlp.down.weight")));
   result.y = Add(mixed, SumOfParts(spec, down));
-  if (statistics != nullptr && spec.has_memory()) {
-    FinishStatistics(spec, result.carry.memory, context.length, x.device(), *statistics);
+  if (probe != nullptr && spec.has_memory()) {
+    FinishProbe(spec, result.carry.memory, context.length, *probe);
   }
   return result;
 }

@@ -32,17 +32,17 @@ Carry UnflattenCarry(const ModelSpec& spec, int64_t position, std::span<const Va
 }
 
 int64_t CarryBytes(const ModelSpec& spec, int64_t batch, DType dtype) {
-  int64_t elements = 0;
+  int64_t state = 0, rows = 0;  // elements
   if (spec.has_memory()) {
     for (int i = 0; i < spec.rule.depth; ++i) {
       const int64_t out = spec.rule.out_dim(i);
-      elements += spec.own_heads() * out * (spec.rule.in_dim(i) + (spec.rule.biases ? 1 : 0));
+      state += spec.own_heads() * out * (spec.rule.in_dim(i) + (spec.rule.biases ? 1 : 0));
     }
-    if (spec.rule.momentum) elements *= 2;
-    elements += 3 * 3 * spec.own_width();  // rows before the three convolutions
+    if (spec.rule.momentum) state *= 2;
+    rows += 3 * 3 * spec.own_width();  // before the three convolutions
   }
-  if (spec.has_window() && spec.window > 0) elements += 2 * (spec.window - 1) * spec.own_width();
-  return batch * elements * SizeOf(dtype);
+  if (spec.has_window() && spec.window > 0) rows += 2 * (spec.window - 1) * spec.own_width();
+  return batch * (state * SizeOf(WideType(dtype)) + rows * SizeOf(dtype));
 }
 
 }  // namespace mnemo

@@ -23,7 +23,7 @@ struct OpenSegment {
 };
 
 struct Carry {
-  MemoryState memory;          // blocks with a memory
+  MemoryState memory;          // blocks with a memory; of WideType
   Var conv_q, conv_k, conv_v;  // [B, 3, d] rows before the convolutions
   int64_t window_rows = 0;     // tokens whose keys and values are kept
   Var keys, values;            // [B, H, window_rows, f], rotated; absent if window_rows == 0
@@ -59,7 +59,8 @@ std::vector<Var> FlattenCarry(const ModelSpec& spec, Carry& carry);
 Carry UnflattenCarry(const ModelSpec& spec, int64_t position, std::span<const Var> list);
 
 // Bytes of this rank's part of one layer's carry at a slice boundary of a long sequence (a multiple
-// of the alignment, window full).
+// of the alignment, window full), for activations of `dtype`. The memory's state is
+// WideType(dtype): it is a sum over all tokens so far.
 int64_t CarryBytes(const ModelSpec& spec, int64_t batch, DType dtype);
 
 }  // namespace mnemo

@@ -218,9 +218,6 @@ class Combinations {
     const v1::ExecutionConfig& execution = config_.execution();
     if (!InRange({"execution.device", "execution.precision"})) return;
     const bool cuda = execution.device() == v1::CUDA;
-    if (!cuda && execution.precision() == v1::BF16) {
-      problems_.Add("execution.precision = BF16: the CPU computes in F32 or F64; take one of them");
-    }
     if (cuda && execution.precision() == v1::F64) {
       problems_.Add("execution.precision = F64: CUDA computes in BF16 or F32; take one of them");
     }

@@ -7,7 +7,8 @@
 
 namespace mnemo {
 
-// The dtype that a configuration computes in, and where.
+// The dtype of activations that a configuration computes with, and where. Parameters, gradients and
+// the optimizer's state are of WideType(ComputeDType(execution)), as is what a memory carries on.
 DType ComputeDType(const v1::ExecutionConfig& execution);
 Device ComputeDevice(const v1::ExecutionConfig& execution);
 

@@ -22,12 +22,12 @@ class MacSlice {
         spec_(call.spec),
         x_(x),
         parameters_(MemoryParametersOf(call.spec, call.p)),
-        tables_(SlicePositions(call.spec, call.context, x, 0, x.dim(1))),
+        tables_(SliceRotary(call.spec, call.context, x)),
         persistent_(ProjectPersistent(call.spec, call.p)) {
     q_ = Rotate(ProjectHeads(spec_, call.p, "attention.q.weight", x), tables_);
     k_ = Rotate(ProjectHeads(spec_, call.p, "attention.k.weight", x), tables_);
     v_ = ProjectHeads(spec_, call.p, "attention.v.weight", x);
-    const Var recall = Silu(MatMul(x, Transpose(call.p.Get("memory.recall.weight"))));
+    const Var recall = Silu(Widen(MatMul(x, Transpose(call.p.Get("memory.recall.weight")))));
     recall_ = SplitHeads(L2Norm(recall, spec_.own_heads(), spec_.epsilon), spec_.own_heads());
   }
 
@@ -54,7 +54,7 @@ class MacSlice {
     const Var a = MergeHeads(Attention(Slice(q_, 2, begin, end), persistent_.k, persistent_.v, runs,
                                        {call_.context.position + begin, 0, {}}));
     const Var y = WriteAndRead(spec_, call_.p, GatherHeads(spec_, a), begin, call_.context,
-                               call_.carry, call_.statistics);
+                               call_.carry, call_.probe);
     const Var read =
         RmsNorm(y, call_.p.Get("memory.read_norm.weight"), spec_.own_heads(), spec_.epsilon);
     if (open.count == spec_.segment) open = OpenSegment();
@@ -77,7 +77,7 @@ class MacSlice {
     OpenSegment& open = call_.carry.segment;
     const Var own = MergeHeads(
         MemoryNetwork(spec_.rule, parameters_, open.first, Slice(recall_, 2, begin, end)));
-    const Var h = GatherHeads(spec_, own);
+    const Var h = GatherHeads(spec_, Cast(own, x_.dtype()));
     const RotaryTables tables = {tables_.cos.Slice(2, begin, end),
                                  tables_.sin.Slice(2, begin, end)};
     Append(open.read_keys, Rotate(ProjectHeads(spec_, call_.p, "attention.k.weight", h), tables));
@@ -98,7 +98,7 @@ class MacSlice {
   MemoryParameters parameters_;
   RotaryTables tables_;
   PersistentKeys persistent_;
-  Var q_, k_, v_, recall_;  // [B, H, n, f]
+  Var q_, k_, v_, recall_;  // [B, H, n, f]; recall_ of WideType, as the memory
 };
 
 }  // namespace

@@ -48,10 +48,25 @@ Tensor ResetsOf(const ModelSpec& spec, const SliceContext& context, int64_t offs
   return context.resets.Slice(1, begun_before(first) - base, begun_before(first + rows) - base);
 }
 
-double MeanOf(const Var& x) {
-  if (!x.defined()) return 0;
-  return SumAll(Cast(x.Detach(), DType::kF64)).value().Item() /
-         static_cast<double>(x.value().elements());
+// Adds x to a sum that may not have begun.
+void AddTo(Tensor& sum, const Var& x) {
+  sum = sum.defined() ? Add(Var(sum), x).value() : x.value();
+}
+
+// Adds the mean of a gate, which may be undefined, times `weight`.
+void AddMean(Tensor& sum, const Var& gate, int64_t weight) {
+  if (!gate.defined()) return;
+  const double scale = static_cast<double>(weight) / static_cast<double>(gate.value().elements());
+  AddTo(sum, Scale(SumAll(gate.Detach()), scale));
+}
+
+void AddToProbe(const MemoryTokens& tokens, const Tensor& clamp_hits, BlockProbe& probe) {
+  if (probe.memory_tokens) probe.memory_tokens(tokens);
+  const int64_t rows = tokens.q.dim(2);
+  AddMean(probe.theta, tokens.theta, rows);
+  AddMean(probe.eta, tokens.eta, rows);
+  AddMean(probe.alpha, tokens.alpha, rows);
+  if (clamp_hits.defined()) AddTo(probe.clamp_hits, Var(clamp_hits));
 }
 
 }  // namespace
@@ -75,8 +90,9 @@ void BeginMemory(const ModelSpec& spec, const UnitParameters& p, const Var& x, C
   carry.conv_q = carry.conv_k = carry.conv_v = zeros;
 }
 
-Gates ComputeGates(const ModelSpec& spec, const UnitParameters& p, const Var& x) {
+Gates ComputeGates(const ModelSpec& spec, const UnitParameters& p, const Var& rows) {
   Gates gates;
+  const Var x = Widen(rows);
   gates.theta = GateHead(p, "memory.theta", x, spec.gates.theta_max);
   if (spec.rule.momentum) {
     gates.eta = GateHead(p, "memory.eta", x, spec.gates.eta_max);
@@ -89,7 +105,7 @@ Gates ComputeGates(const ModelSpec& spec, const UnitParameters& p, const Var& x)
 }
 
 Var WriteAndRead(const ModelSpec& spec, const UnitParameters& p, const Var& x, int64_t offset,
-                 const SliceContext& context, Carry& carry, BlockStatistics* statistics) {
+                 const SliceContext& context, Carry& carry, BlockProbe* probe) {
   const int64_t rows = x.dim(1), heads = spec.own_heads();
   const int64_t normalized = spec.normalize_qk ? heads : 0;
   const std::vector<int64_t> reach = Reach(context, x.dim(0), offset, rows);
@@ -112,15 +128,7 @@ Var WriteAndRead(const ModelSpec& spec, const UnitParameters& p, const Var& x, i
   MemoryScanResult result = MemoryScan(spec.rule, MemoryParametersOf(spec, p), tokens, carry.memory,
                                        ResetsOf(spec, context, offset, rows));
   carry.memory = std::move(result.state);
-  if (statistics != nullptr) {
-    if (statistics->memory_tokens) statistics->memory_tokens(tokens);
-    statistics->theta += MeanOf(gates.theta) * static_cast<double>(rows);
-    statistics->eta += MeanOf(gates.eta) * static_cast<double>(rows);
-    statistics->alpha += MeanOf(gates.alpha) * static_cast<double>(rows);
-    if (result.clamp_hits.defined()) {
-      statistics->clamp_hits += static_cast<int64_t>(result.clamp_hits.Item());
-    }
-  }
+  if (probe != nullptr) AddToProbe(tokens, result.clamp_hits, *probe);
   return MergeHeads(result.y);
 }
 

@@ -14,17 +14,17 @@ MemoryParameters MemoryParametersOf(const ModelSpec& spec, const UnitParameters&
 // before the convolutions.
 void BeginMemory(const ModelSpec& spec, const UnitParameters& p, const Var& x, Carry& carry);
 
-// Gates [B, H, n, 1] of rows x [B, n, d]; eta, alpha undefined where the rule has none. H counts
-// this rank's heads.
+// Gates [B, H, n, 1] of rows x [B, n, d], computed in WideType; eta, alpha undefined where the rule
+// has none. H counts this rank's heads.
 struct Gates {
   Var theta, eta, alpha;
 };
 Gates ComputeGates(const ModelSpec& spec, const UnitParameters& p, const Var& x);
 
 // Writes and reads rows x [B, n, d] that begin `offset` tokens into the slice: y [B, n, own_width],
-// this rank's heads side by side. The memory and convolution parts of `carry` advance. Statistics,
-// if not null, are added up weighted by rows; the caller divides.
+// this rank's heads side by side. The memory and convolution parts of `carry` advance. The probe's
+// sums, if it is not null, are added to, weighted by rows; the caller divides.
 Var WriteAndRead(const ModelSpec& spec, const UnitParameters& p, const Var& x, int64_t offset,
-                 const SliceContext& context, Carry& carry, BlockStatistics* statistics);
+                 const SliceContext& context, Carry& carry, BlockProbe* probe);
 
 }  // namespace mnemo

@@ -58,10 +58,10 @@ Recorder RunLayer(const ModelSpec& spec, const UnitParameters& p, Tensor& x) {
   std::optional<Carry> carry;
   for (int64_t begin = 0; begin < tokens; begin += step) {
     const int64_t end = std::min(tokens, begin + step);
-    BlockStatistics statistics;
-    statistics.memory_tokens = [&](const MemoryTokens& seen) { recorder.Add(seen); };
-    BlockResult result = RunBlock(spec, p, Var(x.Slice(1, begin, end)), carry,
-                                  {begin, end - begin, {}, {}}, &statistics);
+    BlockProbe probe;
+    probe.memory_tokens = [&](const MemoryTokens& seen) { recorder.Add(seen); };
+    BlockResult result =
+        RunBlock(spec, p, Var(x.Slice(1, begin, end)), carry, {begin, end - begin, {}, {}}, &probe);
     // Parts that are views of the slice's tensors would keep all of those alive.
     ForEachVar(spec, result.carry, [](Var& part) { part = Var(part.value().Clone()); });
     carry = std::move(result.carry);

@@ -19,7 +19,7 @@ Var Project(const MixerCall& call, const char* name, const Var& x) {
 }
 
 Var Memory(const MixerCall& call, const Var& x) {
-  return WriteAndRead(call.spec, call.p, x, 0, call.context, call.carry, call.statistics);
+  return WriteAndRead(call.spec, call.p, x, 0, call.context, call.carry, call.probe);
 }
 
 }  // namespace

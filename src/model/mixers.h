@@ -13,7 +13,7 @@ struct MixerCall {
   const UnitParameters& p;
   const SliceContext& context;
   Carry& carry;
-  BlockStatistics* statistics;  // may be null
+  BlockProbe* probe;  // may be null
 };
 
 Var LmmMixer(const MixerCall& call, const Var& x);

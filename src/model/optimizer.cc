@@ -67,12 +67,12 @@ Optimizer::Optimizer(const OptimizerOptions& options, ParameterSet& parameters)
 Optimizer::Optimizer(const OptimizerOptions& options, ParameterSet& parameters,
                      ParameterShard shard)
     : options_(options), parameters_(parameters), shard_(std::move(shard)) {
+  const Tensor& flat = parameters.flat();
+  MNEMO_CHECK(flat.dtype() != DType::kBF16, "parameters that cannot hold a small step");
   for (const ParameterRows& rows : shard_.rows) {
-    const Tensor value = RowsOf(parameters, rows);
-    const DType dtype = value.dtype() == DType::kF64 ? DType::kF64 : DType::kF32;
-    masters_.push_back(value.To(dtype));
-    first_moments_.push_back(Tensor::Zeros(value.shape(), dtype, value.device()));
-    second_moments_.push_back(Tensor::Zeros(value.shape(), dtype, value.device()));
+    const Shape shape = RowsOf(parameters, rows).shape();
+    first_moments_.push_back(Tensor::Zeros(shape, flat.dtype(), flat.device()));
+    second_moments_.push_back(Tensor::Zeros(shape, flat.dtype(), flat.device()));
   }
 }
 
@@ -106,8 +106,10 @@ absl::Status Optimizer::Skip(int64_t step, double loss, const GradientNorm& norm
         fmt::format("the gradient of {} is not finite", parameters_.info(norm.first_bad).name);
   }
   if (!std::isfinite(loss)) culprit = fmt::format("the loss is {}, {}", loss, culprit);
-  if (!masters_.empty()) {
-    const std::vector<double> squares = Backend::For(masters_[0].device()).SquaredNorms(masters_);
+  std::vector<Tensor> values;
+  for (const ParameterRows& rows : shard_.rows) values.push_back(RowsOf(parameters_, rows));
+  if (!values.empty()) {
+    const std::vector<double> squares = Backend::For(values[0].device()).SquaredNorms(values);
     const auto bad = std::find_if_not(squares.begin(), squares.end(),
                                       [](double square) { return std::isfinite(square); });
     if (bad != squares.end()) {
@@ -127,7 +129,7 @@ absl::Status Optimizer::Skip(int64_t step, double loss, const GradientNorm& norm
 
 void Optimizer::Update(size_t i, double rate, double gradient_scale, const Tensor& gradient) {
   const double updates = static_cast<double>(counters_.updates);
-  const Tensor& master = masters_[i];
+  const Tensor value = RowsOf(parameters_, shard_.rows[i]);
   AdamWStep step;
   step.rate = rate;
   step.beta1 = options_.beta1;
@@ -137,18 +139,15 @@ void Optimizer::Update(size_t i, double rate, double gradient_scale, const Tenso
   step.correction1 = 1 - std::pow(options_.beta1, updates);
   step.correction2 = 1 - std::pow(options_.beta2, updates);
   step.gradient_scale = gradient_scale;
-  Backend& backend = Backend::For(master.device());
-  backend.AdamW(step, gradient.To(master.dtype()), master, first_moments_[i], second_moments_[i]);
-  if (!own_masters()) backend.Copy(master, RowsOf(parameters_, shard_.rows[i]));
+  Backend::For(value.device()).AdamW(step, gradient, value, first_moments_[i], second_moments_[i]);
 }
 
 std::vector<StateTensor> Optimizer::State() const {
   std::vector<StateTensor> state;
-  for (size_t i = 0; i < masters_.size(); ++i) {
+  for (size_t i = 0; i < shard_.rows.size(); ++i) {
     const ParameterRows& rows = shard_.rows[i];
     state.push_back({"first_moment/" + NameOf(i), rows, first_moments_[i]});
     state.push_back({"second_moment/" + NameOf(i), rows, second_moments_[i]});
-    if (!own_masters()) state.push_back({"master/" + NameOf(i), rows, masters_[i]});
   }
   return state;
 }

@@ -61,8 +61,8 @@ struct StateTensor {
 // Not thread-safe.
 class Optimizer {
  public:
-  // Updates `parameters` in place; it outlives the optimizer. Master weights and moments are f64
-  // where the parameters are, else f32; where a parameter has that dtype it is its own master.
+  // Updates `parameters`, of f32 or f64, in place; they outlive the optimizer. Moments are of the
+  // same dtype. Compute copies are the caller's to refresh.
   Optimizer(const OptimizerOptions& options, ParameterSet& parameters);
   // Holds the state of a shard and updates its rows only.
   Optimizer(const OptimizerOptions& options, ParameterSet& parameters, ParameterShard shard);
@@ -84,8 +84,8 @@ class Optimizer {
   };
   const Counters& counters() const { return counters_; }
   void set_counters(const Counters& counters) { counters_ = counters; }
-  // "first_moment/NAME" and "second_moment/NAME" for every piece of the shard and "master/NAME" for
-  // those that are not their own master. Writing into these tensors restores a state.
+  // "first_moment/NAME" and "second_moment/NAME" for every piece of the shard. Writing into these
+  // tensors restores a state.
   std::vector<StateTensor> State() const;
   int64_t StateBytes() const;
 
@@ -95,13 +95,11 @@ class Optimizer {
   const std::string& NameOf(size_t i) const {
     return parameters_.info(shard_.rows[i].parameter).name;
   }
-  // Whether the parameters are wide enough to be their own masters.
-  bool own_masters() const { return parameters_.flat().dtype() != DType::kBF16; }
 
   OptimizerOptions options_;
   ParameterSet& parameters_;
   ParameterShard shard_;
-  std::vector<Tensor> masters_, first_moments_, second_moments_;  // one for each of shard_.rows
+  std::vector<Tensor> first_moments_, second_moments_;  // one for each of shard_.rows
   Counters counters_;
 };
 

@@ -18,10 +18,16 @@ class Layout {
  public:
   explicit Layout(const ModelSpec& spec) : spec_(spec) {}
 
-  // A matrix that multiplies activations: N(0, scale^2 / fan_in), decayed.
+  // A matrix that multiplies activations: N(0, scale^2 / fan_in), decayed, narrow.
   void Matrix(const std::string& name, int64_t out, int64_t in, SplitBy split, double scale = 1) {
     const double deviation = scale / std::sqrt(static_cast<double>(in));
     Add(name, {out, in}, split, {FirstValues::Kind::kNormal, deviation}, true);
+    list.back().info.narrow = true;
+  }
+  // Rows that stand among activations: not decayed, narrow.
+  void Rows(const std::string& name, const Shape& shape, SplitBy split, double deviation) {
+    Normal(name, shape, split, deviation);
+    list.back().info.narrow = true;
   }
   void Constant(const std::string& name, const Shape& shape, SplitBy split, double value) {
     Add(name, shape, split, {FirstValues::Kind::kConstant, value}, false);
@@ -125,7 +131,7 @@ class Layout {
     Matrix("attention.k.weight", d, d, kRows);
     Matrix("attention.v.weight", d, d, kRows);
     if (spec_.persistent_tokens > 0) {
-      Normal("attention.persistent", {spec_.persistent_tokens, d}, kNothing, 1);
+      Rows("attention.persistent", {spec_.persistent_tokens, d}, kNothing, 1);
     }
     if (spec_.block == BlockKind::kMag) Constant("attention.norm.weight", {d}, kRows, 1);
   }
@@ -140,8 +146,8 @@ class Layout {
 std::vector<ParameterDescription> LayOutParameters(const ModelSpec& spec) {
   Layout layout(spec);
   const int64_t d = spec.width;
-  layout.Normal("embedding.weight", {spec.vocabulary, d}, SplitBy::kRows,
-                spec.tied_embeddings ? 1 / std::sqrt(static_cast<double>(d)) : 1);
+  layout.Rows("embedding.weight", {spec.vocabulary, d}, SplitBy::kRows,
+              spec.tied_embeddings ? 1 / std::sqrt(static_cast<double>(d)) : 1);
   for (int layer = 0; layer < spec.layers; ++layer) layout.Layer(layer);
   layout.Constant("final_norm.weight", {d}, SplitBy::kNothing, 1);
   if (!spec.tied_embeddings) {

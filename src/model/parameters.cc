@@ -98,6 +98,14 @@ int64_t CountOwnParameters(const ModelSpec& spec) {
   return count;
 }
 
+int64_t CountNarrowParameters(const ModelSpec& spec) {
+  int64_t count = 0;
+  for (const ParameterInfo& info : DescribeParameters(spec)) {
+    if (info.narrow) count += ElementCount(info.shape);
+  }
+  return count;
+}
+
 std::vector<double> InitialAlphas(const ModelSpec& spec) {
   const double first = std::log(spec.gates.alpha_first), last = std::log(spec.gates.alpha_last);
   std::vector<double> alphas(spec.heads);
@@ -152,7 +160,42 @@ ParameterSet ParameterSet::Zeros(const ModelSpec& spec, DType dtype, Device devi
 void ParameterSet::Set(size_t i, const Tensor& value) {
   MNEMO_CHECK(value.shape() == infos_[i].shape && value.dtype() == flat_.dtype(), "{}: {} {}",
               infos_[i].name, Name(value.dtype()), ToString(value.shape()));
-  Backend::For(flat_.device()).Copy(value, values_[i]);
+  Backend& backend = Backend::For(flat_.device());
+  backend.Copy(value, values_[i]);
+  if (compute_.defined() && infos_[i].narrow) backend.Copy(values_[i], reads_[i]);
+}
+
+void ParameterSet::AddComputeCopies(DType dtype) {
+  if (dtype == flat_.dtype()) return;
+  MNEMO_CHECK(!compute_.defined() && WideType(dtype) == flat_.dtype(), "{} copies of {} values",
+              Name(dtype), Name(flat_.dtype()));
+  int64_t end = 0;
+  std::vector<int64_t> at(size(), -1);
+  for (size_t i = 0; i < size(); ++i) {
+    if (!infos_[i].narrow) continue;
+    const int64_t next = i + 1 < size() ? offsets_[i + 1] : flat_.elements();
+    if (copied_.empty() || copied_.back().end != offsets_[i]) {
+      copied_.push_back({offsets_[i], offsets_[i], end});
+    }
+    copied_.back().end = next;
+    at[i] = end;
+    end += next - offsets_[i];
+  }
+  compute_ = Tensor::Empty({end}, dtype, flat_.device());
+  reads_ = values_;
+  for (size_t i = 0; i < size(); ++i) {
+    if (at[i] < 0) continue;
+    reads_[i] = compute_.Slice(0, at[i], at[i] + values_[i].elements()).View(infos_[i].shape);
+  }
+  RefreshCompute();
+}
+
+void ParameterSet::RefreshCompute() {
+  for (const CopiedRun& run : copied_) {
+    Backend::For(flat_.device())
+        .Copy(flat_.Slice(0, run.begin, run.end),
+              compute_.Slice(0, run.at, run.at + run.end - run.begin));
+  }
 }
 
 int ParameterSet::Find(std::string_view name) const {
@@ -174,12 +217,16 @@ std::vector<int> ParameterSet::OfLayer(int layer) const {
   return indices;
 }
 
-UnitParameters::UnitParameters(const ParameterSet& parameters, int layer, Tape* tape)
+UnitParameters::UnitParameters(const ParameterSet& parameters, int layer, Tape* tape,
+                               const ParameterSet* gradients)
     : indices_(parameters.OfLayer(layer)) {
   const std::string prefix = layer < 0 ? "" : "layers." + std::to_string(layer) + ".";
   for (const int i : indices_) {
     by_name_[parameters.info(i).name.substr(prefix.size())] = static_cast<int>(vars_.size());
-    vars_.push_back(tape == nullptr ? Var(parameters[i]) : tape->Leaf(parameters[i]));
+    const Tensor& value = parameters.Compute(i);
+    vars_.push_back(tape == nullptr        ? Var(value)
+                    : gradients == nullptr ? tape->Leaf(value)
+                                           : tape->Leaf(value, (*gradients)[i]));
   }
 }
 

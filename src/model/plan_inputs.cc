@@ -25,11 +25,12 @@ constexpr int64_t kProcessBytes = int64_t{48} << 20;
 // Slices of tokens that are not there.
 class CountedTokens : public TokenSource {
  public:
-  CountedTokens(const v1::RunConfig& config, const ModelSpec& spec, DType dtype)
+  CountedTokens(const v1::RunConfig& config, const ModelSpec& spec, DType dtype, Device device)
       : train_(config.train()),
         documents_(config.data().document_reset() == v1::CHUNK),
         spec_(spec),
-        dtype_(dtype) {}
+        dtype_(dtype),
+        device_(device) {}
 
   SliceTokens Get(int, int64_t slice) override {
     const int64_t batch = train_.sequences();
@@ -38,13 +39,13 @@ class CountedTokens : public TokenSource {
     context.position = slice * train_.slice();
     context.length = std::min(train_.slice(), train_.sequence_length() - context.position);
     const int64_t rows = batch * context.length;
-    result.tokens = Tensor::Zeros({rows}, DType::kI32, kCountingDevice);
-    result.targets = Tensor::Zeros({rows}, DType::kI32, kCountingDevice);
+    result.tokens = Tensor::Zeros({rows}, DType::kI32, device_);
+    result.targets = Tensor::Zeros({rows}, DType::kI32, device_);
     if (documents_) {
       context.starts.assign(rows, 0);
       const int64_t group = spec_.has_memory() ? spec_.rule.chunk : 1;
       context.resets =
-          Tensor::Zeros({batch, (context.length + group - 1) / group}, dtype_, kCountingDevice);
+          Tensor::Zeros({batch, (context.length + group - 1) / group}, WideType(dtype_), device_);
     }
     return result;
   }
@@ -54,6 +55,7 @@ class CountedTokens : public TokenSource {
   bool documents_;
   const ModelSpec& spec_;
   DType dtype_;
+  Device device_;
 };
 
 // Runs a step of few layers and slices, one micro-batch, on the device that only counts.
@@ -73,9 +75,12 @@ class CountedStep {
     spec.layers = layers;
     const v1::TrainConfig& train = config_.train();
     const DType dtype = ComputeDType(config_.execution());
-    const ParameterSet parameters = ParameterSet::Zeros(spec, dtype, kCountingDevice);
-    ParameterSet gradients = ParameterSet::Zeros(spec, dtype, kCountingDevice);
-    CountedTokens tokens(config_, spec, dtype);
+    const Device device =
+        ComputeDevice(config_.execution()) == Device() ? kCountingCpu : kCountingDevice;
+    ParameterSet parameters = ParameterSet::Zeros(spec, WideType(dtype), device);
+    parameters.AddComputeCopies(dtype);
+    ParameterSet gradients = ParameterSet::Zeros(spec, WideType(dtype), device);
+    CountedTokens tokens(config_, spec, dtype, device);
     WavefrontOptions options;
     options.batch = train.sequences();
     options.rematerialization = RematerializationOf(train.rematerialize());
@@ -158,7 +163,7 @@ absl::StatusOr<PlanInputs> MakePlanInputs(const v1::RunConfig& config) {
   const ModelSpec spec = SplitSpec(whole, {tp, 0, &peers});
   const v1::TrainConfig& train = config.train();
   const DType dtype = ComputeDType(config.execution());
-  const int64_t size = SizeOf(dtype), master = dtype == DType::kF64 ? 8 : 4;
+  const int64_t size = SizeOf(dtype), wide = SizeOf(WideType(dtype));
   const bool host = ComputeDevice(config.execution()) == Device();
   PlanInputs in;
   FillGrid(train, in);
@@ -168,18 +173,19 @@ absl::StatusOr<PlanInputs> MakePlanInputs(const v1::RunConfig& config) {
   in.layers = spec.layers;
   in.parameters = CountParameters(spec);
   const int64_t own = CountOwnParameters(spec);
-  in.weight_bytes = own * size;
-  in.gradient_bytes = own * size;
-  in.optimizer_bytes = own * (2 * master + (size < master ? master : 0));
+  in.weight_bytes = own * wide;
+  in.compute_copy_bytes = size < wide ? CountNarrowParameters(spec) * size : 0;
+  in.gradient_bytes = own * wide;
+  in.optimizer_bytes = own * 2 * wide;
   in.input_bytes = train.sequences() * in.slice * spec.width * size;
   in.carry_bytes = CarryBytes(spec, train.sequences(), dtype);
-  in.token_bytes = train.sequences() * train.sequence_length() * (2 * SizeOf(DType::kI32) + size);
+  in.token_bytes = train.sequences() * train.sequence_length() * (2 * SizeOf(DType::kI32) + wide);
   if (host) {
     in.read_ahead_bytes = std::max(1, config.data().prefetch()) * train.sequences() *
                           train.sequence_length() * 2 * SizeOf(DType::kI32);
   }
   FillUnitSizes(config, spec, in);
-  if (host && tp > 1) in.workspace_bytes += ReductionBufferBytes(in.input_bytes, tp);
+  if (host && tp > 1) in.workspace_bytes += ReductionBufferBytes(in.input_bytes / size * wide, tp);
   const ForwardFlops flops = CountForwardFlops(spec, train.sequence_length());
   in.forward_flops_per_token = flops.total();
   in.model_flops_per_token = ModelFlops(flops);

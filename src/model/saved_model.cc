@@ -95,7 +95,7 @@ absl::StatusOr<SavedModel> LoadModel(FileSystem& fs, const std::string& director
   MNEMO_ASSIGN_OR_RETURN(Checked checked, ReadChecked(source, overrides));
   const v1::ExecutionConfig& execution = checked.description.config.execution();
   MNEMO_ASSIGN_OR_RETURN(std::vector<Tensor> values,
-                         ReadParameters(source, checked.infos, ComputeDType(execution)));
+                         ReadParameters(source, checked.infos, WideType(ComputeDType(execution))));
   MNEMO_RETURN_IF_ERROR(AtTheDoor([&] {
     for (Tensor& value : values) value = value.To(ComputeDevice(execution));
     return absl::OkStatus();
@@ -104,6 +104,10 @@ absl::StatusOr<SavedModel> LoadModel(FileSystem& fs, const std::string& director
   model.config = checked.description.config;
   model.spec = MakeSpec(model.config.model());
   model.parameters = ParameterSet(std::move(checked.infos), std::move(values));
+  MNEMO_RETURN_IF_ERROR(AtTheDoor([&] {
+    model.parameters.AddComputeCopies(ComputeDType(execution));
+    return absl::OkStatus();
+  }));
   model.tokenizer = std::move(checked.tokenizer);
   return model;
 }

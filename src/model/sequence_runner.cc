@@ -5,6 +5,7 @@
 #include "src/core/fused/cross_entropy.h"
 #include "src/core/fused/layers.h"
 #include "src/core/ops.h"
+#include "src/model/attention_path.h"
 #include "src/model/tensor_split.h"
 
 namespace mnemo {
@@ -23,7 +24,7 @@ Tensor ChunkResets(const ModelSpec& spec, int64_t length, std::span<const uint8_
       if (resets[b * groups + g] != 0) flags[b * chunks + g * group / chunk] = 1;
     }
   }
-  return Tensor::FromHost(std::span<const double>(flags), {batch, chunks}, dtype, device);
+  return Tensor::FromHost(std::span<const double>(flags), {batch, chunks}, WideType(dtype), device);
 }
 
 // Whether every sequence of the batch is still in its first document at the end of the slice.
@@ -43,7 +44,7 @@ bool InFirstDocuments(std::span<const uint8_t> resets, int64_t position,
 SliceContext MakeSliceContext(const ModelSpec& spec, int64_t position, int64_t length,
                               std::span<const uint8_t> resets,
                               std::vector<int64_t>& document_starts, DType dtype, Device device) {
-  SliceContext context{position, length, {}, {}};
+  SliceContext context{position, length, {}, {}, {}};
   if (InFirstDocuments(resets, position, document_starts)) return context;
   const int64_t batch = static_cast<int64_t>(document_starts.size());
   const int64_t group = spec.alignment(), groups = (length + group - 1) / group;
@@ -81,9 +82,10 @@ Tensor SequenceRunner::Run(const Tensor& tokens, std::span<const uint8_t> resets
   Require(tokens.rank() == 1 && tokens.elements() > 0 && tokens.elements() % batch_ == 0,
           "tokens of shape {} for {} sequences", tokens.shape(), batch_);
   const int64_t length = tokens.elements() / batch_;
-  const Tensor& table = parameters_.Get("embedding.weight");
-  const SliceContext context = MakeSliceContext(spec_, position_, length, resets, document_starts_,
-                                                table.dtype(), table.device());
+  const Tensor& table = parameters_.Compute(parameters_.Find("embedding.weight"));
+  SliceContext context = MakeSliceContext(spec_, position_, length, resets, document_starts_,
+                                          table.dtype(), table.device());
+  context.rotary = MakeSliceRotary(spec_, context, batch_, table.dtype(), table.device());
   Var x(EmbedTokens(spec_, table, tokens).Reshape({batch_, length, spec_.width}));
   for (int layer = 0; layer < spec_.layers; ++layer) {
     BlockResult result = RunBlock(spec_, layers_[layer], x, carries_[layer], context);
@@ -105,7 +107,7 @@ Tensor SequenceRunner::Losses(const Tensor& rows, const Tensor& targets, int64_t
 
 Tensor SequenceRunner::Logits(const Tensor& rows) const {
   Require(spec_.split.ranks == 1, "logits of a model that is held in {} parts", spec_.split.ranks);
-  return MatMul(Var(rows), Transpose(HeadWeight())).value();
+  return WideMatMul(Var(rows), Transpose(HeadWeight())).value();
 }
 
 int64_t SequenceRunner::StateBytes() {

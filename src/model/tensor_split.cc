@@ -10,21 +10,24 @@ namespace {
 
 bool IsSplit(const ModelSpec& spec) { return spec.split.ranks > 1; }
 
-// Which tokens this rank has the embedding of.
+void CheckTokens(const ModelSpec& spec, const Tensor& tokens) {
+  if (tokens.device().type != DeviceType::kCpu) return;  // reading them would wait
+  for (const int32_t id : tokens.ToInts()) {
+    Require(id >= 0 && id < spec.vocabulary, "token {} in a vocabulary of {}", id, spec.vocabulary);
+  }
+}
+
+// Which tokens this rank has the embedding of, found on their device. Ids are exact in f32
+// (cross_entropy.cc bounds the vocabulary).
 struct OwnTokens {
-  OwnTokens(const ModelSpec& spec, const Tensor& tokens, const Tensor& like) {
-    const int64_t first = spec.split.Begin(spec.vocabulary);
-    const int64_t count = spec.split.Count(spec.vocabulary);
-    std::vector<int32_t> ids = tokens.ToInts();
-    std::vector<double> held(ids.size());
-    for (size_t i = 0; i < ids.size(); ++i) {
-      Require(ids[i] >= 0 && ids[i] < spec.vocabulary, "token {} in a vocabulary of {}", ids[i],
-              spec.vocabulary);
-      held[i] = ids[i] >= first && ids[i] < first + count ? 1 : 0;
-      ids[i] = held[i] > 0 ? static_cast<int32_t>(ids[i] - first) : 0;
-    }
-    rows = Tensor::FromHost(ids, tokens.shape(), tokens.device());
-    mask = Tensor::FromHost(held, {tokens.elements(), 1}, like.dtype(), like.device());
+  OwnTokens(const ModelSpec& spec, const Tensor& tokens, DType dtype) {
+    CheckTokens(spec, tokens);
+    const double first = static_cast<double>(spec.split.Begin(spec.vocabulary));
+    const double count = static_cast<double>(spec.split.Count(spec.vocabulary));
+    const Var index = Affine(Cast(Var(tokens), DType::kF32), 1, -first);
+    const Var held = Mul(Step(Affine(index, 1, 0.5)), Step(Affine(index, -1, count - 0.5)));
+    rows = Mul(index, held).value().To(DType::kI32);
+    mask = Reshape(Cast(held, dtype), {tokens.elements(), 1}).value();
   }
   // x where the token is held, else 0.
   Var Only(const Tensor& x) const {
@@ -84,15 +87,17 @@ Var GatherHeads(const ModelSpec& spec, const Var& x) {
 
 Tensor EmbedTokens(const ModelSpec& spec, const Tensor& table, const Tensor& tokens) {
   if (!IsSplit(spec)) return GatherRows(Var(table), tokens).value();
-  const OwnTokens own(spec, tokens, table);
+  const OwnTokens own(spec, tokens, table.dtype());
   const Var rows = own.Only(GatherRows(Var(table), own.rows).value());
   return SumOfParts(spec, rows).value();
 }
 
 Tensor EmbeddingGradient(const ModelSpec& spec, const Tensor& rows, const Tensor& tokens) {
-  if (!IsSplit(spec)) return ScatterAddRows(Var(rows), tokens, spec.vocabulary).value();
-  const OwnTokens own(spec, tokens, rows);
-  return ScatterAddRows(own.Only(rows), own.rows, spec.split.Count(spec.vocabulary)).value();
+  // Many rows may meet at one token: they are added up in f32.
+  const Tensor wide = rows.To(WideType(rows.dtype()));
+  if (!IsSplit(spec)) return ScatterAddRows(Var(wide), tokens, spec.vocabulary).value();
+  const OwnTokens own(spec, tokens, wide.dtype());
+  return ScatterAddRows(own.Only(wide), own.rows, spec.split.Count(spec.vocabulary)).value();
 }
 
 VocabularyPart PartOfVocabulary(const ModelSpec& spec) {
@@ -106,7 +111,10 @@ ParameterSet GatherParameters(const ModelSpec& spec, const ParameterSet& own) {
   const DType dtype = own.flat().dtype();
   const Device device = own.flat().device();
   ParameterSet result;
-  if (spec.split.rank == 0) result = ParameterSet::Zeros(whole, dtype, device);
+  if (spec.split.rank == 0) {
+    result = ParameterSet::Zeros(whole, dtype, device);
+    result.AddComputeCopies(own.compute_dtype());
+  }
   for (size_t i = 0; i < own.size(); ++i) {
     const ParameterInfo& info = own.info(i);
     Tensor sum = own[i];

@@ -32,7 +32,7 @@ Var SumOfParts(const ModelSpec& spec, const Var& x);
 Var GatherHeads(const ModelSpec& spec, const Var& x);
 
 // Rows [N, d] of the embedding at tokens i32 [N], and the adjoint: gradients of rows [N, d] added
-// up into a gradient of this rank's part of the table. `table` is that part.
+// up into a gradient of this rank's part of the table, in WideType. `table` is that part.
 Tensor EmbedTokens(const ModelSpec& spec, const Tensor& table, const Tensor& tokens);
 Tensor EmbeddingGradient(const ModelSpec& spec, const Tensor& rows, const Tensor& tokens);
 

@@ -4,6 +4,7 @@
 #include "src/core/fused/cross_entropy.h"
 #include "src/core/fused/layers.h"
 #include "src/core/ops.h"
+#include "src/model/attention_path.h"
 #include "src/model/tensor_split.h"
 
 namespace mnemo {
@@ -54,6 +55,7 @@ UnitRunner::~UnitRunner() = default;
 UnitRunner::InFlight& UnitRunner::Begin(const Key& key) {
   auto slice = std::make_unique<InFlight>();
   slice->tokens = source_.Get(key.micro_batch, key.slice);
+  MakeRotary(*slice);
   slice->x = Embed(slice->tokens);
   slice->inputs.resize(layers_ + 1);
   slice->carries.resize(layers_);
@@ -61,27 +63,36 @@ UnitRunner::InFlight& UnitRunner::Begin(const Key& key) {
   return *(slices_[key] = std::move(slice));
 }
 
+// All layers of a slice run one after the other, forward and backward, so that one slice's tables
+// are held at a time.
+void UnitRunner::MakeRotary(InFlight& slice) const {
+  slice.tokens.context.rotary =
+      MakeSliceRotary(spec_, slice.tokens.context, options_.batch, parameters_.compute_dtype(),
+                      parameters_.flat().device());
+}
+
 Tensor UnitRunner::Embed(const SliceTokens& tokens) const {
-  const Tensor rows = EmbedTokens(spec_, parameters_.Get("embedding.weight"), tokens.tokens);
+  const Tensor& table = parameters_.Compute(parameters_.Find("embedding.weight"));
+  const Tensor rows = EmbedTokens(spec_, table, tokens.tokens);
   return rows.Reshape({options_.batch, tokens.context.length, spec_.width});
 }
 
 std::unique_ptr<UnitRunner::Call> UnitRunner::RunLayer(int layer, const Tensor& x,
                                                        const std::vector<Tensor>& carry,
                                                        const SliceContext& context, bool taped,
-                                                       BlockStatistics* statistics) {
+                                                       BlockProbe* probe) {
   auto call = std::make_unique<Call>();
   const auto leaf = [&](const Tensor& value) {
     return taped ? call->tape.Leaf(value) : Var(value);
   };
-  call->parameters.emplace(parameters_, layer, taped ? &call->tape : nullptr);
+  call->parameters.emplace(parameters_, layer, taped ? &call->tape : nullptr, gradients_);
   call->x = leaf(x);
   for (const Tensor& part : carry) call->carry_in.push_back(leaf(part));
   std::optional<Carry> carry_in;
   if (context.position > 0) {
     carry_in = UnflattenCarry(spec_, context.position, call->carry_in);
   }
-  BlockResult result = RunBlock(spec_, *call->parameters, call->x, carry_in, context, statistics);
+  BlockResult result = RunBlock(spec_, *call->parameters, call->x, carry_in, context, probe);
   call->y = result.y;
   call->carry_out = FlattenCarry(spec_, result.carry);
   return call;
@@ -90,7 +101,7 @@ std::unique_ptr<UnitRunner::Call> UnitRunner::RunLayer(int layer, const Tensor& 
 std::unique_ptr<UnitRunner::Call> UnitRunner::RunHead(const Tensor& x, const SliceTokens& tokens,
                                                       bool taped) {
   auto call = std::make_unique<Call>();
-  call->parameters.emplace(parameters_, kOutside, taped ? &call->tape : nullptr);
+  call->parameters.emplace(parameters_, kOutside, taped ? &call->tape : nullptr, gradients_);
   call->x = taped ? call->tape.Leaf(x) : Var(x);
   const Var rows = RmsNorm(call->x, call->parameters->Get("final_norm.weight"), 1, spec_.epsilon);
   call->y = CrossEntropy(Reshape(rows, {-1, spec_.width}), HeadWeight(spec_, *call->parameters),
@@ -101,11 +112,11 @@ std::unique_ptr<UnitRunner::Call> UnitRunner::RunHead(const Tensor& x, const Sli
 std::vector<Tensor> UnitRunner::Forward(const Unit& unit, std::vector<Tensor> carry) {
   const Key key{unit.micro_batch, unit.slice};
   InFlight& slice = unit.layer == 0 ? Begin(key) : *slices_.at(key);
-  BlockStatistics statistics;
+  BlockProbe probe;
   std::unique_ptr<Call> call =
       RunLayer(unit.layer, slice.x, carry, slice.tokens.context, keeps(Rematerialization::kKeepAll),
-               options_.statistics ? &statistics : nullptr);
-  if (options_.statistics) AddStatistics(unit.layer, statistics);
+               options_.statistics ? &probe : nullptr);
+  if (probe.numbers.defined()) AddStatistics(unit.layer, probe.numbers);
   std::vector<Tensor> carry_out;
   for (const Var& part : call->carry_out) carry_out.push_back(part.value().Contiguous());
   if (keeps(Rematerialization::kUnits)) slice.inputs[unit.layer] = slice.x;
@@ -119,10 +130,12 @@ std::vector<Tensor> UnitRunner::Forward(const Unit& unit, std::vector<Tensor> ca
 void UnitRunner::FinishForward(const Key& key, InFlight& slice) {
   std::unique_ptr<Call> head = RunHead(slice.x, slice.tokens, keeps(Rematerialization::kKeepAll));
   losses_[key] = head->y.value();
-  loss_sum_ += SumAll(Cast(head->y.Detach(), DType::kF64)).value().Item();
+  const Var sum = SumAll(Cast(head->y.Detach(), DType::kF64));
+  loss_sum_ = loss_sum_.defined() ? Add(Var(loss_sum_), sum).value() : sum.value();
   if (keeps(Rematerialization::kKeepAll)) slice.calls[layers_] = std::move(head);
   if (keeps(Rematerialization::kUnits)) slice.inputs[layers_] = slice.x;
   slice.x = Tensor();
+  slice.tokens.context.rotary = {};
   if (gradients_ == nullptr) slices_.erase(key);
 }
 
@@ -142,6 +155,7 @@ std::vector<Tensor> UnitRunner::Backward(const Unit& unit, std::vector<Tensor> c
   InFlight& slice = *slices_.at(key);
   std::vector<Tensor> unused, carry_in_adjoint;
   if (unit.layer + 1 == layers_) {
+    if (!keeps(Rematerialization::kKeepAll)) MakeRotary(slice);
     if (options_.rematerialization == Rematerialization::kSlices) RunAgain(slice);
     std::unique_ptr<Call> head = std::move(slice.calls[layers_]);
     if (head == nullptr) head = RunHead(slice.inputs[layers_], slice.tokens, true);
@@ -181,10 +195,8 @@ Tensor UnitRunner::Differentiate(Call& call, const Tensor& dy, std::vector<Tenso
   const size_t count = wrt.size();
   wrt.push_back(call.x);
   wrt.insert(wrt.end(), call.carry_in.begin(), call.carry_in.end());
+  // Those of the parameters are added up by the tape.
   std::vector<Tensor> gradients = call.tape.Gradient(outputs, seeds, wrt);
-  for (size_t i = 0; i < count; ++i) {
-    if (gradients[i].defined()) AddGradient(call.parameters->indices()[i], gradients[i]);
-  }
   for (size_t i = 0; i < call.carry_in.size(); ++i) {
     Tensor& adjoint = gradients[count + 1 + i];
     const Tensor& value = call.carry_in[i].value();
@@ -200,25 +212,30 @@ void UnitRunner::AddGradient(int parameter, const Tensor& gradient) {
   Backend::For(sum.device()).Binary(BinaryOp::kAdd, sum, gradient, sum);
 }
 
-void UnitRunner::AddStatistics(int layer, const BlockStatistics& statistics) {
-  BlockStatistics& sum = statistics_[layer];
-  sum.theta += statistics.theta;
-  sum.eta += statistics.eta;
-  sum.alpha += statistics.alpha;
-  sum.state_norm += statistics.state_norm;
-  sum.clamp_hits += statistics.clamp_hits;
+void UnitRunner::AddStatistics(int layer, const Tensor& numbers) {
+  Tensor& sum = statistics_[layer];
+  sum = sum.defined() ? Add(Var(sum), Var(numbers)).value() : numbers;
   ++statistics_units_[layer];
 }
 
 std::vector<BlockStatistics> UnitRunner::Statistics() const {
-  std::vector<BlockStatistics> means = statistics_;
+  std::vector<BlockStatistics> means(statistics_.size());
+  std::vector<Var> sums;
+  for (const Tensor& sum : statistics_) {
+    if (sum.defined()) sums.emplace_back(sum);
+  }
+  if (sums.empty()) return means;
+  const std::vector<double> numbers = Concat(sums, 0).value().ToDoubles();
+  size_t next = 0;
   for (size_t layer = 0; layer < means.size(); ++layer) {
-    if (statistics_units_[layer] == 0) continue;
+    if (!statistics_[layer].defined()) continue;
     const double units = static_cast<double>(statistics_units_[layer]);
-    means[layer].theta /= units;
-    means[layer].eta /= units;
-    means[layer].alpha /= units;
-    means[layer].state_norm /= units;
+    means[layer] = {.theta = numbers[next] / units,
+                    .eta = numbers[next + 1] / units,
+                    .alpha = numbers[next + 2] / units,
+                    .state_norm = numbers[next + 3] / units,
+                    .clamp_hits = static_cast<int64_t>(numbers[next + 4])};
+    next += kStatistics;
   }
   return means;
 }

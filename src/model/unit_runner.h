@@ -17,12 +17,13 @@ enum class Rematerialization { kKeepAll, kUnits, kSlices };
 
 // One slice's tokens. B sequences of n tokens.
 struct SliceTokens {
-  Tensor tokens;   // i32 [B * n]
-  Tensor targets;  // i32 [B * n], -1 where masked
+  Tensor tokens;   // i32 [B * n], each in [0, V)
+  Tensor targets;  // i32 [B * n], each below V, -1 where masked
   SliceContext context;
 };
 
-// Gives the tokens of (micro-batch, slice); called at least once per slice and pass.
+// Gives the tokens of (micro-batch, slice); called at least once per slice and pass. It vouches for
+// their range: on a device of its own nobody looks at them again.
 class TokenSource {
  public:
   virtual ~TokenSource() = default;
@@ -41,7 +42,8 @@ struct WavefrontOptions {
       on_backward;
 };
 
-// Runs units in the order a schedule gives. Not thread-safe; one thread per rank.
+// Runs units in the order a schedule gives. Not thread-safe; one thread per rank. Nothing in a pass
+// waits for the device: losses and statistics are added up there and read when they are asked for.
 class UnitRunner : public UnitBody {
  public:
   // `gradients` (same layout as `parameters`) is added to by Backward; null: forward only, nothing
@@ -55,9 +57,11 @@ class UnitRunner : public UnitBody {
 
   // Losses of a slice's tokens [B * n, 1], 0 where masked; after its last layer has run.
   const Tensor& Losses(int micro_batch, int64_t slice) const;
-  // Sum over everything run so far, in f64.
-  double LossSum() const { return loss_sum_; }
-  // Means per layer over the units run forward so far (options.statistics).
+  // Sum over everything run so far, in f64; waits for the device.
+  double LossSum() const { return loss_sum_.defined() ? loss_sum_.Item() : 0; }
+  // The same on the device, f64 []; undefined before the first slice has run.
+  const Tensor& DeviceLossSum() const { return loss_sum_; }
+  // Means per layer over the units run forward so far (options.statistics). Waits for the device.
   std::vector<BlockStatistics> Statistics() const;
 
  private:
@@ -73,10 +77,10 @@ class UnitRunner : public UnitBody {
     return gradients_ != nullptr && options_.rematerialization == policy;
   }
   InFlight& Begin(const Key& key);
+  void MakeRotary(InFlight& slice) const;
   Tensor Embed(const SliceTokens& tokens) const;
   std::unique_ptr<Call> RunLayer(int layer, const Tensor& x, const std::vector<Tensor>& carry,
-                                 const SliceContext& context, bool taped,
-                                 BlockStatistics* statistics);
+                                 const SliceContext& context, bool taped, BlockProbe* probe);
   std::unique_ptr<Call> RunHead(const Tensor& x, const SliceTokens& tokens, bool taped);
   void FinishForward(const Key& key, InFlight& slice);
   void RunAgain(InFlight& slice);
@@ -85,7 +89,7 @@ class UnitRunner : public UnitBody {
   Tensor Differentiate(Call& call, const Tensor& dy, std::vector<Tensor> carry_adjoint,
                        std::vector<Tensor>& carry_in_adjoint);
   void AddGradient(int parameter, const Tensor& gradient);
-  void AddStatistics(int layer, const BlockStatistics& statistics);
+  void AddStatistics(int layer, const Tensor& numbers);
 
   const ModelSpec& spec_;
   const ParameterSet& parameters_;
@@ -95,8 +99,8 @@ class UnitRunner : public UnitBody {
   ParameterSet* gradients_;
   std::map<Key, std::unique_ptr<InFlight>> slices_;
   std::map<Key, Tensor> losses_;
-  double loss_sum_ = 0;
-  std::vector<BlockStatistics> statistics_;  // sums
+  Tensor loss_sum_;                 // f64 []
+  std::vector<Tensor> statistics_;  // sums, f64 [kStatistics]; undefined without any
   std::vector<int64_t> statistics_units_;
 };
 

@@ -63,6 +63,7 @@ v1::MemoryEstimate MemoryOf(const PlanInputs& in, const v1::StepShape& step,
   const int64_t carried = (own - (rank == 0 ? 1 : 0)) * shape.micro_batches;
   v1::MemoryEstimate memory;
   memory.set_weights(in.weight_bytes);
+  memory.set_compute_copies(in.compute_copy_bytes);
   memory.set_gradients(in.gradient_bytes);
   memory.set_optimizer(DivideUp(in.optimizer_bytes, in.zero > 0 ? group : 1));
   memory.set_carry_bytes_per_hop(in.carry_bytes);
@@ -81,10 +82,10 @@ v1::MemoryEstimate MemoryOf(const PlanInputs& in, const v1::StepShape& step,
   memory.set_reduction(ReductionBufferBytes(in.gradient_bytes, group));
   memory.set_cache(in.cache_bytes);
   memory.set_process(in.process_bytes);
-  memory.set_total(memory.weights() + memory.gradients() + memory.optimizer() +
-                   memory.kept_inputs() + memory.carries() + memory.tapes() + memory.workspace() +
-                   memory.slots() + memory.reduction() + memory.tokens() + memory.cache() +
-                   memory.process());
+  memory.set_total(memory.weights() + memory.compute_copies() + memory.gradients() +
+                   memory.optimizer() + memory.kept_inputs() + memory.carries() + memory.tapes() +
+                   memory.workspace() + memory.slots() + memory.reduction() + memory.tokens() +
+                   memory.cache() + memory.process());
   return memory;
 }
 

@@ -31,6 +31,7 @@ struct PlanInputs {
   int tp = 1;
   int64_t parameters = 0;  // of the whole model
   int64_t weight_bytes = 0;
+  int64_t compute_copy_bytes = 0;  // of weights, in the dtype of activations
   int64_t gradient_bytes = 0;
   int64_t optimizer_bytes = 0;  // all shards together
 

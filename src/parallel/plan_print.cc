@@ -62,6 +62,7 @@ std::string PrintMemory(const v1::Plan& plan) {
   const v1::MemoryEstimate& memory = plan.memory();
   std::string text = "memory of the fullest rank\n";
   text += ByteLine("weights", memory.weights());
+  if (memory.compute_copies() > 0) text += ByteLine("compute copies", memory.compute_copies());
   text += ByteLine("gradients", memory.gradients());
   text += Line("optimizer",
                PrintBytes(memory.optimizer()) +

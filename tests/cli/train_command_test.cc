@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "tests/cli/run_mnemo.h"
 #include "tests/data/data_test_util.h"
@@ -59,6 +60,32 @@ TEST_F(TrainCommandTest, TrainsSaysHowItWentAndIsFinished) {
   const Result more = Train({"--steps", "3"});
   EXPECT_EQ(more.code, kExitOk) << more.err;
   EXPECT_THAT(more.err, HasSubstr("going on after step 2"));
+}
+
+// Trained with mixed precision, a model is evaluated, exported and read as any other.
+TEST_F(TrainCommandTest, TrainsInMixedPrecision) {
+  const Result trained = Train({"--set", "execution.precision=BF16"});
+  ASSERT_EQ(trained.code, kExitOk) << trained.err;
+  const std::string shards = directory_ / "shards";
+  const auto loss = [&](const std::string& model, std::vector<std::string> more) {
+    std::vector<std::string> words = {"eval", "--model", model, "--shards", shards, "--json"};
+    words.insert(words.end(), more.begin(), more.end());
+    const Result result = RunMnemo(words);
+    EXPECT_EQ(result.code, kExitOk) << result.err;
+    return nlohmann::json::parse(result.out)["loss"].get<double>();
+  };
+  const std::string exported = directory_ / "exported";
+  const Result out =
+      RunMnemo({"export", "--model", run_ + "/checkpoints/step-000000000002", "--out", exported});
+  ASSERT_EQ(out.code, kExitOk) << out.err;
+  const double mixed = loss(run_ + "/model", {});
+  EXPECT_EQ(loss(exported, {}), mixed);
+  const double wide = loss(exported, {"--set", "execution.precision=F32"});
+  EXPECT_NE(wide, mixed);
+  EXPECT_NEAR(wide / mixed, 1, 1e-2);
+  const Result text =
+      RunMnemo({"generate", "--model", exported, "--prompt", "abc", "--tokens", "8"});
+  EXPECT_EQ(text.code, kExitOk) << text.err;
 }
 
 TEST_F(TrainCommandTest, RefusesAnotherModelUntilToldToOverwrite) {

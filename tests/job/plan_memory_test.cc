@@ -6,6 +6,7 @@
 
 #include "src/core/status.h"
 #include "src/job/trainer.h"
+#include "src/model/parameters.h"
 #include "src/model/plan_inputs.h"
 #include "src/parallel/ranks.h"
 #include "src/parallel/thread_transport.h"
@@ -54,6 +55,30 @@ INSTANTIATE_TEST_SUITE_P(All, PlanMemoryTest,
                            return v1::Block_Name(std::get<0>(info.param)) + "_" +
                                   v1::Rematerialize_Name(std::get<1>(info.param));
                          });
+
+// On the CPU the copies that it takes for bf16 are planned too.
+TEST_P(PlanMemoryTest, MixedPrecisionIsWithinTenPercentOfThePeak) {
+  v1::RunConfig config = Sized(std::get<0>(GetParam()), std::get<1>(GetParam()));
+  config.mutable_execution()->set_precision(v1::BF16);
+  ExpectPlanned(Effective(config));
+}
+
+TEST(PlanMemoryTest, MixedPrecisionKeepsHalfAndCopiesWeights) {
+  v1::RunConfig config = Sized(v1::MAG, v1::UNITS);
+  const v1::MemoryEstimate single = PlanRun(Effective(config)).value().memory();
+  config.mutable_execution()->set_precision(v1::BF16);
+  const v1::RunConfig effective = Effective(config);
+  const v1::MemoryEstimate mixed = PlanRun(effective).value().memory();
+  EXPECT_EQ(mixed.weights(), single.weights());
+  EXPECT_EQ(mixed.gradients(), single.gradients());
+  EXPECT_EQ(mixed.optimizer(), single.optimizer());
+  EXPECT_EQ(2 * mixed.kept_inputs(), single.kept_inputs());
+  EXPECT_EQ(single.compute_copies(), 0);
+  EXPECT_EQ(mixed.compute_copies(), 2 * CountNarrowParameters(MakeSpec(effective.model())));
+  // The memory's state stays f32, the rest of a carry does not.
+  EXPECT_LT(mixed.carry_bytes_per_hop(), single.carry_bytes_per_hop());
+  EXPECT_GT(2 * mixed.carry_bytes_per_hop(), single.carry_bytes_per_hop());
+}
 
 // Both ranks are threads of this process, whose peak is that of the two together: they are at the
 // same point, as they wait for each other several times a unit.

@@ -94,6 +94,23 @@ TEST_F(TrainingCheckpointTest, GoesOnBitwiseOnTheSameMesh) {
   }
 }
 
+// Parameters, gradients and moments are f32 then, as in the checkpoint; bf16 copies are made again.
+TEST_F(TrainingCheckpointTest, GoesOnBitwiseInMixedPrecision) {
+  v1::RunConfig config = Config();
+  config.mutable_execution()->set_precision(v1::BF16);
+  for (const Mesh& mesh : {Mesh{1, 1, 1}, Mesh{1, 3, 1}, Mesh{2, 1, 2}}) {
+    SCOPED_TRACE(ToString(mesh));
+    const auto whole = Train(config, mesh, 5);
+    ASSERT_TRUE(whole.ok()) << whole.status();
+    const auto half = Train(config, mesh, 2, "", directory_ / "checkpoints");
+    ASSERT_TRUE(half.ok()) << half.status();
+    const auto rest = Train(config, mesh, 5, half->saved);
+    ASSERT_TRUE(rest.ok()) << rest.status();
+    EXPECT_EQ(rest->parameters, whole->parameters);
+    EXPECT_EQ(rest->losses, std::vector<double>(whole->losses.begin() + 2, whole->losses.end()));
+  }
+}
+
 TEST_F(TrainingCheckpointTest, GoesOnUnderAnotherMesh) {
   v1::RunConfig config = Config();
   config.mutable_execution()->set_precision(v1::F64);

@@ -93,7 +93,6 @@ std::vector<Row> Rows() {
       {v1::LMM,
        {"train.optimizer.warmup_steps=50", "train.optimizer.decay_steps=20"},
        "train.optimizer.decay_steps = 20: must be at least train.optimizer.warmup_steps = 50"},
-      {v1::LMM, {"execution.precision=BF16"}, "execution.precision = BF16: the CPU computes in"},
       {v1::LMM,
        {"execution.fused=false", "execution.strict_fused=true"},
        "execution.strict_fused = true: contradicts execution.fused = false"},
@@ -150,14 +149,20 @@ TEST(ConfigCheckTest, CudaNeedsADeviceAndHasItsPrecisions) {
   EXPECT_THAT(message, HasSubstr("execution.precision = F64: CUDA computes in BF16 or F32"));
 }
 
+TEST(ConfigCheckTest, TheCpuComputesInAnyPrecision) {
+  for (const char* precision : {"BF16", "F32", "F64"}) {
+    EXPECT_EQ(CheckMessage(v1::LMM, {std::string("execution.precision=") + precision}), "");
+  }
+}
+
 TEST(ConfigCheckTest, ReportsAllProblemsUnderOneHeadline) {
-  const std::string message =
-      CheckMessage(v1::MAC, {"model.layers=0", "model.heads=3", "train.slice=100",
-                             "execution.precision=BF16", "model.memory.gates.eta_max=2"});
+  const std::string message = CheckMessage(
+      v1::MAC, {"model.layers=0", "model.heads=3", "train.slice=100", "execution.strict_fused=true",
+                "execution.fused=false", "model.memory.gates.eta_max=2"});
   EXPECT_THAT(message, StartsWith("5 problems in sample:\n  model.layers is missing"));
   for (const char* part : {"model.memory.gates.eta_max = 2", "model.width = 128",
                            "train.slice = 100: must be a multiple of model.attention.segment",
-                           "execution.precision = BF16"}) {
+                           "execution.strict_fused = true"}) {
     EXPECT_THAT(message, HasSubstr(std::string("\n  ") + part));
   }
 }

@@ -153,28 +153,6 @@ TEST_P(OptimizerDTypeTest, ShardsTogetherAreTheWhole) {
   }
 }
 
-TEST(OptimizerTest, KeepsF32MastersOfBf16Parameters) {
-  ParameterSet parameters = MakeSet(DType::kBF16, 1);
-  PlainAdamW plain(parameters);
-  OptimizerOptions options = TestOptions();
-  options.learning_rate = 1e-4;  // less than half a unit of bf16: lost without masters
-  Optimizer optimizer(options, parameters);
-  ASSERT_EQ(optimizer.State().size(), 3 * parameters.size());
-  for (int step = 1; step <= 10; ++step) {
-    const ParameterSet gradients = MakeSet(DType::kBF16, 100 + step);
-    ASSERT_TRUE(optimizer.Step(step, 1.0, GradientNorm{.squared = 1}, gradients).ok());
-    plain.Step(options, LearningRate(options, step), 1, gradients);
-  }
-  const Tensor master = optimizer.State()[2].tensor;
-  EXPECT_EQ(master.dtype(), DType::kF32);
-  const std::vector<double> got = master.ToDoubles();
-  const std::vector<double> rounded = parameters[0].ToDoubles();
-  for (size_t i = 0; i < got.size(); ++i) {
-    EXPECT_NEAR(got[i], plain.p[0][i], 1e-5);
-    EXPECT_NEAR(rounded[i], got[i], std::ldexp(std::abs(got[i]), -8));
-  }
-}
-
 TEST(LearningRateTest, WarmsUpThenFollowsACosine) {
   OptimizerOptions options;
   options.learning_rate = 2;

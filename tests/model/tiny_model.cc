@@ -93,6 +93,22 @@ std::vector<TinyModel> AllTinyModels() {
   return models;
 }
 
+ParameterSet MixedPrecision(const ParameterSet& parameters) {
+  ParameterSet mixed(parameters.infos(), DType::kF32, {});
+  for (size_t i = 0; i < mixed.size(); ++i) {
+    const DType held = mixed.info(i).narrow ? DType::kBF16 : DType::kF32;
+    mixed.Set(i, parameters[i].To(held).To(DType::kF32));
+  }
+  mixed.AddComputeCopies(DType::kBF16);
+  return mixed;
+}
+
+ParameterSet InDouble(const ParameterSet& parameters) {
+  ParameterSet wide(parameters.infos(), DType::kF64, {});
+  for (size_t i = 0; i < wide.size(); ++i) wide.Set(i, parameters.Compute(i).To(DType::kF64));
+  return wide;
+}
+
 std::string TestNameOf(int model) {
   std::string name = AllTinyModels()[model].name;
   for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
@@ -113,12 +129,14 @@ std::vector<std::vector<int>> RandomTokens(const ModelSpec& spec, int batch, int
 }
 
 FixedSource::FixedSource(const ModelSpec& spec, std::vector<std::vector<int>> sequences,
-                         int64_t batch, std::vector<int64_t> slices, std::vector<int64_t> starts)
+                         int64_t batch, std::vector<int64_t> slices, std::vector<int64_t> starts,
+                         DType dtype)
     : spec_(spec),
       sequences_(std::move(sequences)),
       batch_(batch),
       slices_(std::move(slices)),
-      starts_(std::move(starts)) {}
+      starts_(std::move(starts)),
+      dtype_(dtype) {}
 
 SliceTokens FixedSource::Get(int micro_batch, int64_t slice) {
   SliceTokens result;
@@ -151,13 +169,14 @@ SliceTokens FixedSource::Get(int micro_batch, int64_t slice) {
       resets.push_back(std::count(starts_.begin(), starts_.end(), first) > 0 ? 1 : 0);
     }
   }
-  context.resets = Tensor::FromHost(resets, {batch_, chunks}, DType::kF64);
+  context.resets = Tensor::FromHost(resets, {batch_, chunks}, dtype_);
   return result;
 }
 
 StepResult RunStep(const ModelSpec& spec, const ParameterSet& parameters,
                    const std::vector<std::vector<int>>& sequences, const StepOptions& options) {
-  FixedSource source(spec, sequences, options.batch, options.slices, options.starts);
+  FixedSource source(spec, sequences, options.batch, options.slices, options.starts,
+                     parameters.flat().dtype());
   const int micro_batches = static_cast<int>(sequences.size() / options.batch);
   const int64_t length = static_cast<int64_t>(sequences[0].size()) - 1;
   StepResult result;

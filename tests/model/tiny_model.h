@@ -24,6 +24,11 @@ TinyModel MakeTinyModel(const std::string& name, const ModelSpec& spec, uint64_t
 // full attention.
 std::vector<TinyModel> AllTinyModels();
 
+// The same parameters with mixed precision: narrow ones as bf16 can hold them, with their compute
+// copies, the others as f32 can. And any parameters in f64, with the values that a model reads.
+ParameterSet MixedPrecision(const ParameterSet& parameters);
+ParameterSet InDouble(const ParameterSet& parameters);
+
 // Of the model at that place of AllTinyModels(), as GoogleTest takes names: letters and digits.
 std::string TestNameOf(int model);
 
@@ -37,8 +42,10 @@ std::vector<std::vector<int>> RandomTokens(const ModelSpec& spec, int batch, int
 class FixedSource : public TokenSource {
  public:
   // `slices` are lengths that add up to T. `starts`: first tokens of documents, for all sequences.
+  // `dtype` is that of the memory's state.
   FixedSource(const ModelSpec& spec, std::vector<std::vector<int>> sequences, int64_t batch,
-              std::vector<int64_t> slices, std::vector<int64_t> starts = {});
+              std::vector<int64_t> slices, std::vector<int64_t> starts = {},
+              DType dtype = DType::kF64);
   SliceTokens Get(int micro_batch, int64_t slice) override;
 
  private:
@@ -46,6 +53,7 @@ class FixedSource : public TokenSource {
   std::vector<std::vector<int>> sequences_;
   int64_t batch_;
   std::vector<int64_t> slices_, starts_;
+  DType dtype_;
 };
 
 struct StepResult {

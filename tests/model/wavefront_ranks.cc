@@ -43,8 +43,9 @@ void ExpectSameAsWhole(Ranks& ranks, const ModelSpec& spec, const ParameterSet& 
   wavefront.rematerialization = options.policy;
   wavefront.vocabulary_tile = 4;
   wavefront.loss_scale = 1.0 / static_cast<double>(step * shape.slices * sequences);
-  FixedSource source(spec, tokens, batch, options.slices, options.starts);
-  ParameterSet gradients = ParameterSet::Zeros(spec, DType::kF64);
+  const DType dtype = parameters.flat().dtype();
+  FixedSource source(spec, tokens, batch, options.slices, options.starts, dtype);
+  ParameterSet gradients = ParameterSet::Zeros(spec, dtype);
   UnitRunner runner(spec, parameters, source, spec.layers, wavefront, &gradients);
   const std::unique_ptr<Relay> relay = ranks.MakeRelay(shape);
   const int rank = ranks.position().sp;
