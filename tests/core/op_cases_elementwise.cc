@@ -139,7 +139,8 @@ void AddOthers(std::vector<OpCase>& cases) {
                      ToString(a) + " or " + ToString(b),
                      {Uniform(a, 6), Uniform(b, 7)},
                      [flags](std::span<const Var> x) -> std::vector<Var> {
-                       const Tensor mask = Tensor::FromHost(flags, {5}, x[0].dtype());
+                       const Tensor mask =
+                           Tensor::FromHost(flags, {5}, x[0].dtype(), x[0].device());
                        return {Where(mask, x[0], x[1])};
                      },
                      [flags](const std::vector<Plain>& x) {

@@ -112,24 +112,25 @@ void AddSoftmax(std::vector<OpCase>& cases) {
                      7});
   }
   // Masked entries, and a row in which everything is masked.
-  cases.push_back({Primitive::kSoftmax,
-                   "masked",
-                   {Uniform({3, 4}, 22)},
-                   [](std::span<const Var> x) -> std::vector<Var> {
-                     const double inf = INFINITY;
-                     const std::vector<double> bias = {0,    0,    -inf, 0, -inf, -inf,
-                                                       -inf, -inf, -inf, 0, -inf, -inf};
-                     return {Softmax(Add(x[0], Var(Tensor::FromHost(bias, {3, 4}, x[0].dtype()))))};
-                   },
-                   [](const std::vector<Plain>& x) {
-                     std::vector<double> y(12, 0.0);
-                     double sum = 0;
-                     for (const int i : {0, 1, 3}) sum += std::exp(x[0].values[i]);
-                     for (const int i : {0, 1, 3}) y[i] = std::exp(x[0].values[i]) / sum;
-                     y[9] = 1;
-                     return y;
-                   },
-                   7});
+  cases.push_back(
+      {Primitive::kSoftmax,
+       "masked",
+       {Uniform({3, 4}, 22)},
+       [](std::span<const Var> x) -> std::vector<Var> {
+         const double inf = INFINITY;
+         const std::vector<double> bias = {0,    0,    -inf, 0, -inf, -inf,
+                                           -inf, -inf, -inf, 0, -inf, -inf};
+         return {Softmax(Add(x[0], Tensor::FromHost(bias, {3, 4}, x[0].dtype(), x[0].device())))};
+       },
+       [](const std::vector<Plain>& x) {
+         std::vector<double> y(12, 0.0);
+         double sum = 0;
+         for (const int i : {0, 1, 3}) sum += std::exp(x[0].values[i]);
+         for (const int i : {0, 1, 3}) y[i] = std::exp(x[0].values[i]) / sum;
+         y[9] = 1;
+         return y;
+       },
+       7});
 }
 
 void AddConvolutions(std::vector<OpCase>& cases) {
@@ -177,13 +178,17 @@ void AddConvolutions(std::vector<OpCase>& cases) {
 
 void AddGathers(std::vector<OpCase>& cases) {
   const std::vector<int32_t> ids = {2, 0, 2, 3, 2}, columns = {1, -1, 0, 7, 2};
-  const auto rows = [ids] { return Tensor::FromHost(ids, {5}); };
-  const auto places = [columns] { return Tensor::FromHost(columns, {5}); };
+  const auto rows = [ids](const Var& x) { return Tensor::FromHost(ids, {5}, x.device()); };
+  const auto places = [columns](const Var& x) {
+    return Tensor::FromHost(columns, {5}, x.device());
+  };
   cases.push_back(
       {Primitive::kGatherRows,
        "repeated and unused",
        {Uniform({4, 3}, 27)},
-       [rows](std::span<const Var> x) -> std::vector<Var> { return {GatherRows(x[0], rows())}; },
+       [rows](std::span<const Var> x) -> std::vector<Var> {
+         return {GatherRows(x[0], rows(x[0]))};
+       },
        [ids](const std::vector<Plain>& x) {
          return ForEachIndex({5, 3}, [&](const auto& i) { return x[0]({ids[i[0]], i[1]}); });
        },
@@ -192,7 +197,7 @@ void AddGathers(std::vector<OpCase>& cases) {
                    "repeated and unused",
                    {Uniform({5, 3}, 28)},
                    [rows](std::span<const Var> x) -> std::vector<Var> {
-                     return {ScatterAddRows(x[0], rows(), 4)};
+                     return {ScatterAddRows(x[0], rows(x[0]), 4)};
                    },
                    [ids](const std::vector<Plain>& x) {
                      return ForEachIndex({4, 3}, [&](const auto& i) {
@@ -208,7 +213,7 @@ void AddGathers(std::vector<OpCase>& cases) {
                    "some outside",
                    {Uniform({5, 3}, 29)},
                    [places](std::span<const Var> x) -> std::vector<Var> {
-                     return {PickColumns(x[0], places())};
+                     return {PickColumns(x[0], places(x[0]))};
                    },
                    [columns](const std::vector<Plain>& x) {
                      return ForEachIndex({5, 1}, [&](const auto& i) {
@@ -220,7 +225,7 @@ void AddGathers(std::vector<OpCase>& cases) {
                    "some outside",
                    {Uniform({5, 1}, 30)},
                    [places](std::span<const Var> x) -> std::vector<Var> {
-                     return {PlaceColumns(x[0], places(), 3)};
+                     return {PlaceColumns(x[0], places(x[0]), 3)};
                    },
                    [columns](const std::vector<Plain>& x) {
                      return ForEachIndex({5, 3}, [&](const auto& i) {

@@ -7,12 +7,13 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
+#include <vector>
 
 #include "src/core/arena.h"
 #include "src/core/backend.h"
 #include "src/core/cuda/gemm.h"
 #include "src/core/cuda/kernels.h"
+#include "src/core/cuda/pinned_ring.h"
 
 namespace mnemo {
 
@@ -22,6 +23,7 @@ class CudaDevice final : public Backend {
   // driver is too old: what is there, what is needed, what to do.
   explicit CudaDevice(int index);
   ~CudaDevice() override;
+  CudaDevice(const CudaDevice&) = delete;
 
   std::shared_ptr<Storage> Allocate(int64_t bytes) override;
   void CopyToHost(const Tensor& x, void* host) override;
@@ -50,10 +52,58 @@ class CudaDevice final : public Backend {
              const Tensor& first_moment, const Tensor& second_moment) override;
   std::vector<double> SquaredNorms(std::span<const Tensor> tensors) override;
 
-  // For kernels of fused ops: the device's stream, with scratch memory of its arena.
+  // For kernels of fused ops, through CudaScratch: the device's stream, and streams for work beside
+  // it. Whoever uses a side stream lets it wait for stream() first and stream() for it in the end.
+  static constexpr int kSideStreams = 2;
   cudaStream_t stream() const { return stream_; }
+  cudaStream_t side_stream(int i) const { return side_streams_[i]; }
   int index() const { return index_; }
   int multiprocessors() const { return multiprocessors_; }
+
+  // Where tensors and scratch lie. Reserve() before the first step makes it one block, so that no
+  // step waits for the driver.
+  Arena& arena() { return *arena_; }
+
+  // Makes this the calling thread's GPU: before any call of the CUDA runtime.
+  void Use() const;
+
+ private:
+  const int index_;
+  int multiprocessors_ = 0;
+  cudaStream_t stream_ = nullptr;
+  cudaStream_t side_streams_[kSideStreams] = {};
+  void* workspace_ = nullptr;  // of products; not the arena's
+  std::unique_ptr<Arena> arena_;
+  std::unique_ptr<cuda::PinnedRing> ring_;
+  std::unique_ptr<cuda::MatrixProducts> products_;
+};
+
+// x as kernels see it. Throws TensorError above rank cuda::kMaxRank.
+cuda::View ViewOf(const Tensor& x);
+
+// Launches on a device, with scratch memory that is given back to the arena at the end: later work
+// of the stream may then use it. Makes the device the calling thread's.
+class CudaScratch {
+ public:
+  explicit CudaScratch(CudaDevice& device);
+  CudaScratch(const CudaScratch&) = delete;
+
+  cuda::Launch launch() const { return {device_.stream(), pieces_, device_.multiprocessors()}; }
+
+ private:
+  class Pieces final : public cuda::Scratch {
+   public:
+    explicit Pieces(Arena& arena) : arena_(arena) {}
+    ~Pieces() override;
+    void* Take(int64_t bytes) override;
+
+   private:
+    Arena& arena_;
+    std::vector<int64_t> places_;
+  };
+
+  CudaDevice& device_;
+  mutable Pieces pieces_;
 };
 
 }  // namespace mnemo
