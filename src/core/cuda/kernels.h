@@ -28,9 +28,10 @@ struct Launch {
   int multiprocessors;
 };
 
-// elementwise.cu
+// copy.cu
 void Fill(const Launch& launch, const View& out, double value);
 void Copy(const Launch& launch, const View& x, const View& out);  // converts
+// elementwise.cu
 void Affine(const Launch& launch, const View& x, double scale, double shift, const View& out);
 void Where(const Launch& launch, const View& mask, const View& a, const View& b, const View& out);
 void Binary(const Launch& launch, BinaryOp op, const View& a, const View& b, const View& out);
@@ -39,6 +40,7 @@ void Unary(const Launch& launch, UnaryOp op, const View& x, const View& out);
 
 // reduce.cu
 void Reduce(const Launch& launch, ReduceOp op, const View& x, const View& out);
+// squared_norms.cu
 // norms[i] = sum of squares of the i-th of `count` contiguous arrays, in f64 on the device; all of
 // one dtype. `data` and `elements` are host arrays, read before the call returns.
 void SquaredNorms(const Launch& launch, DType dtype, int count, const void* const* data,
