@@ -1,0 +1,241 @@
+#include "src/core/cuda/memory_scan_op.h"
+
+#include "src/core/backend.h"
+#include "src/core/cuda/cuda_backend.h"
+#include "src/core/cuda/layout.h"
+#include "src/core/cuda/memory/memory_scan.h"
+
+namespace mnemo::cuda {
+namespace {
+
+MemoryScanInputs Unpack(std::span<const Tensor> list, const MemoryScanAttributes& attributes) {
+  MemoryScanInputs inputs;
+  inputs.state.open.count = attributes.open_count;
+  size_t next = 0;
+  ForEachVar(attributes.rule, inputs, [&](Var& x) { x = Var(list[next++]); });
+  MNEMO_CHECK(next == list.size());
+  return inputs;
+}
+
+MemoryScanShape ShapeOf(const MemoryRule& rule, const Tensor& q) {
+  MemoryScanShape shape;
+  shape.batch = q.dim(0);
+  shape.heads = q.dim(1);
+  shape.tokens = q.dim(2);
+  shape.head_dim = static_cast<int>(rule.head_dim);
+  shape.hidden = static_cast<int>(rule.hidden);
+  shape.depth = rule.depth;
+  shape.chunk = static_cast<int>(rule.chunk);
+  shape.norm = rule.layer_norm;
+  shape.residual = rule.residual;
+  shape.gelu = rule.activation == MemoryActivation::kGelu;
+  shape.epsilon = static_cast<float>(rule.epsilon);
+  return shape;
+}
+
+Tensor EmptyLike(const Tensor& x) { return Tensor::Empty(x.shape(), x.dtype(), x.device()); }
+
+Tensor EmptyPerHeadLike(const Tensor& x) {
+  return EmptyPerHead(x.dim(0), x.dim(1), x.dim(2), x.dim(3), x.dtype(), x.device());
+}
+
+// Itself where the kernels can read it.
+Tensor Readable(const Tensor& x) {
+  if (IsPerHead(x)) return x;
+  const Tensor copy = EmptyPerHeadLike(x);
+  Backend::For(x.device()).Copy(x, copy);
+  return copy;
+}
+
+MemoryScanRows Rows(const Tensor& x) { return {x.raw(), x.strides()[0], x.strides()[2]}; }
+
+// Gates [B, H, T, 1] as [B, T, H], dense; undefined where the rule has none.
+Tensor TokenMajor(const Var& gate) {
+  const int order[] = {0, 2, 1, 3};
+  return gate.defined() ? gate.value().Permute(order).Contiguous() : Tensor();
+}
+
+float* Floats(const Tensor& x) { return x.defined() ? x.data<float>() : nullptr; }
+
+struct GateTensors {
+  Tensor theta, eta, alpha;  // [B, T, H, 1]
+  MemoryScanGates pointers() const { return {Floats(theta), Floats(eta), Floats(alpha)}; }
+};
+
+GateTensors GatesOf(const MemoryTokens& tokens) {
+  return {TokenMajor(tokens.theta), TokenMajor(tokens.eta), TokenMajor(tokens.alpha)};
+}
+
+// Weights and momenta as the kernels take them; empty lists give null pointers.
+struct CarryTensors {
+  std::vector<Tensor> w, s;
+
+  MemoryScanCarry pointers() const {
+    MemoryScanCarry carry;
+    carry.w1 = Floats(w[0]);
+    carry.w2 = w.size() > 1 ? Floats(w[1]) : nullptr;
+    carry.s1 = s.empty() ? nullptr : Floats(s[0]);
+    carry.s2 = s.size() > 1 ? Floats(s[1]) : nullptr;
+    return carry;
+  }
+};
+
+CarryTensors ReadCarry(const MemoryState& state) {
+  CarryTensors carry;
+  for (const Var& w : state.w.w) carry.w.push_back(w.value().Contiguous());
+  for (const Var& s : state.s.w) carry.s.push_back(s.value().Contiguous());
+  return carry;
+}
+
+CarryTensors EmptyCarry(const MemoryState& like) {
+  CarryTensors carry;
+  for (const Var& w : like.w.w) carry.w.push_back(EmptyLike(w.value()));
+  for (const Var& s : like.s.w) carry.s.push_back(EmptyLike(s.value()));
+  return carry;
+}
+
+void Put(const CarryTensors& carry, MemoryState& state) {
+  for (const Tensor& w : carry.w) state.w.w.emplace_back(w);
+  for (const Tensor& s : carry.s) state.s.w.emplace_back(s);
+}
+
+const float* NormPointer(const Var& x, Tensor& kept) {
+  if (!x.defined()) return nullptr;
+  kept = x.value().Contiguous();
+  return kept.data<float>();
+}
+
+void Check(const char* message, const char* what) {
+  if (message != nullptr) throw TensorError(Internal("{} on the GPU failed: {}", what, message));
+}
+
+// Workspaces begin at multiples of 1,024 bytes.
+void* Workspace(const Launch& launch, size_t bytes) {
+  constexpr uintptr_t kAlignment = 1024;
+  const auto address =
+      reinterpret_cast<uintptr_t>(launch.scratch.Take(static_cast<int64_t>(bytes + kAlignment)));
+  return reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
+}
+
+std::vector<Tensor> Forward(std::span<const Tensor> list, const MemoryScanAttributes& attributes,
+                            std::vector<Tensor>* saved) {
+  const MemoryScanInputs inputs = Unpack(list, attributes);
+  const Tensor q = Readable(inputs.tokens.q.value()), k = Readable(inputs.tokens.k.value()),
+               v = Readable(inputs.tokens.v.value());
+  const GateTensors gates = GatesOf(inputs.tokens);
+  const CarryTensors carry_in = ReadCarry(inputs.state), carry_out = EmptyCarry(inputs.state);
+  const Tensor y = EmptyPerHeadLike(q);
+  auto& device = static_cast<CudaDevice&>(Backend::For(q.device()));
+  CudaScratch scratch(device);
+  Tensor gain, bias;
+  MemoryScanForwardArgs args;
+  args.shape = ShapeOf(attributes.rule, q);
+  args.q = Rows(q);
+  args.k = Rows(k);
+  args.v = Rows(v);
+  args.gates = gates.pointers();
+  args.norm_gain = NormPointer(inputs.parameters.norm_weight, gain);
+  args.norm_bias = NormPointer(inputs.parameters.norm_bias, bias);
+  args.carry_in = carry_in.pointers();
+  args.y = Rows(y);
+  args.carry_out = carry_out.pointers();
+  args.workspace = Workspace(scratch.launch(), MemoryScanForwardWorkspace(args.shape));
+  args.side_stream = device.side_stream(0);
+  if (saved != nullptr) {
+    const auto floats = static_cast<int64_t>(MemoryScanCheckpointBytes(args.shape) / sizeof(float));
+    saved->push_back(Tensor::Empty({floats}, DType::kF32, q.device()));
+    args.checkpoints = saved->back().data<float>();
+  }
+  Check(MemoryScanForward(args, scratch.launch().stream), "the memory scan");
+  MemoryScanResult result;
+  result.y = Var(y);
+  Put(carry_out, result.state);
+  std::vector<Tensor> outputs;
+  ForEachVar(attributes.rule, result, [&](Var& x) { outputs.push_back(x.value()); });
+  return outputs;
+}
+
+std::vector<Tensor> Backward(std::span<const Tensor> list, const MemoryScanAttributes& attributes,
+                             std::span<const Tensor> saved,
+                             std::span<const Tensor> output_gradients, const std::vector<bool>&) {
+  const MemoryScanInputs inputs = Unpack(list, attributes);
+  const Tensor q = Readable(inputs.tokens.q.value()), k = Readable(inputs.tokens.k.value()),
+               v = Readable(inputs.tokens.v.value());
+  const GateTensors gates = GatesOf(inputs.tokens);
+  MemoryScanResult adjoint;
+  size_t next = 0;
+  ForEachVar(attributes.rule, adjoint, [&](Var& x) { x = Var(output_gradients[next++]); });
+  const Tensor dy = Readable(adjoint.y.value());
+  const CarryTensors dcarry_out = ReadCarry(adjoint.state), dcarry_in = EmptyCarry(inputs.state);
+
+  MemoryScanInputs gradients;
+  gradients.tokens = {
+      .q = Var(EmptyPerHeadLike(q)), .k = Var(EmptyPerHeadLike(k)), .v = Var(EmptyPerHeadLike(v))};
+  const auto empty = [](const Tensor& x) { return x.defined() ? EmptyLike(x) : x; };
+  const GateTensors dgates{empty(gates.theta), empty(gates.eta), empty(gates.alpha)};
+  Tensor gain, bias, dgain, dbias;
+  auto& device = static_cast<CudaDevice&>(Backend::For(q.device()));
+  CudaScratch scratch(device);
+  MemoryScanBackwardArgs args;
+  args.shape = ShapeOf(attributes.rule, q);
+  args.q = Rows(q);
+  args.k = Rows(k);
+  args.v = Rows(v);
+  args.gates = gates.pointers();
+  args.norm_gain = NormPointer(inputs.parameters.norm_weight, gain);
+  args.norm_bias = NormPointer(inputs.parameters.norm_bias, bias);
+  args.checkpoints = saved[0].data<float>();
+  args.dy = Rows(dy);
+  args.dcarry_out = dcarry_out.pointers();
+  args.dq = Rows(gradients.tokens.q.value());
+  args.dk = Rows(gradients.tokens.k.value());
+  args.dv = Rows(gradients.tokens.v.value());
+  args.dgates = dgates.pointers();
+  if (gain.defined()) {
+    dgain = EmptyLike(gain);
+    dbias = EmptyLike(bias);
+    args.dnorm_gain = dgain.data<float>();
+    args.dnorm_bias = dbias.data<float>();
+  }
+  args.dcarry_in = dcarry_in.pointers();
+  args.workspace = Workspace(scratch.launch(), MemoryScanBackwardWorkspace(args.shape));
+  args.side_streams[0] = device.side_stream(0);
+  args.side_streams[1] = device.side_stream(1);
+  Check(MemoryScanBackward(args, scratch.launch().stream), "the memory scan's backward pass");
+
+  const int order[] = {0, 2, 1, 3};
+  const auto head_major = [&](const Tensor& x) {
+    return x.defined() ? Var(x.Permute(order)) : Var();
+  };
+  gradients.tokens.theta = head_major(dgates.theta);
+  gradients.tokens.eta = head_major(dgates.eta);
+  gradients.tokens.alpha = head_major(dgates.alpha);
+  gradients.parameters.norm_weight = Var(dgain);
+  gradients.parameters.norm_bias = Var(dbias);
+  Put(dcarry_in, gradients.state);
+  std::vector<Tensor> results;
+  ForEachVar(attributes.rule, gradients, [&](Var& x) { results.push_back(x.value()); });
+  return results;
+}
+
+}  // namespace
+
+bool AcceptsMemoryScan(std::span<const Tensor> list, const MemoryScanAttributes& attributes) {
+  const MemoryRule& rule = attributes.rule;
+  if (list[0].dtype() != DType::kBF16 || attributes.open_count > 0 || attributes.resets.defined() ||
+      list[0].dim(2) % rule.chunk != 0) {
+    return false;
+  }
+  if (rule.biases || rule.row_scale || rule.clamp > 0 ||
+      rule.forgetting == Forgetting::kTowardsInitial) {
+    return false;
+  }
+  return MemoryScanSupports(ShapeOf(rule, list[0]));
+}
+
+void RegisterMemoryScan() {
+  MemoryScanOp().Register(DeviceType::kCuda,
+                          {.accepts = AcceptsMemoryScan, .forward = Forward, .backward = Backward});
+}
+
+}  // namespace mnemo::cuda

@@ -1,0 +1,254 @@
+#include "src/core/cuda/layer_rows.cuh"
+
+// y = x r w with r = 1 / sqrt(mean(x^2) + epsilon), so with g = grad_y w:
+//   grad_x = r (g - x r^2 mean(g x)),   grad_w = sum over rows of grad_y x r.
+//
+// Narrow parts are held by a group of lanes of a warp, several to a warp; wide ones by a block. In
+// both, a thread always sees the same features of a row, so that it adds up its share of grad_w in
+// registers; the shares lie in scratch memory, [shares, width], and are then added up.
+namespace mnemo::cuda {
+namespace {
+
+constexpr int kGroupThreads = 256;
+constexpr int kBlockThreads = 512;  // at most
+
+struct Sizes {
+  int64_t rows, width, part;  // part: features that are normalised together
+  float epsilon;
+};
+
+__device__ __forceinline__ float InverseRms(float squares, const Sizes& s) {
+  return rsqrtf(squares / static_cast<float>(s.part) + s.epsilon);
+}
+
+struct Gradient {
+  Lane x;       // of x
+  Lane weight;  // this row's share
+};
+
+// mean: mean(g x) over the part.
+__device__ __forceinline__ Gradient GradientOf(const Lane& x, const Lane& weight, const Lane& dy,
+                                               float r, float mean) {
+  Gradient gradient;
+#pragma unroll
+  for (int i = 0; i < kLane; ++i) {
+    gradient.x.at[i] = r * (dy.at[i] * weight.at[i] - x.at[i] * r * r * mean);
+    gradient.weight.at[i] = dy.at[i] * x.at[i] * r;
+  }
+  return gradient;
+}
+
+__device__ __forceinline__ Lane Times(const Lane& a, const Lane& b) {
+  Lane out;
+#pragma unroll
+  for (int i = 0; i < kLane; ++i) out.at[i] = a.at[i] * b.at[i];
+  return out;
+}
+
+// The grid has a multiple of width / 8 threads, so each stays with its features; whole warps are
+// in or out of range together because groups divide rows.
+template <typename T>
+__global__ void __launch_bounds__(kGroupThreads)
+    GroupForward(Sizes s, const T* x, const float* weight, T* y) {
+  const int64_t vectors = s.rows * s.width / kLane, stride = gridDim.x * int64_t{kGroupThreads};
+  const int lanes = static_cast<int>(s.part / kLane);
+  const int64_t first = blockIdx.x * int64_t{kGroupThreads} + threadIdx.x;
+  const Lane w = LoadLane(weight + first * kLane % s.width);
+  for (int64_t warp = first - threadIdx.x % 32; warp < vectors; warp += stride) {
+    const int64_t i = warp + threadIdx.x % 32;
+    const bool here = i < vectors;
+    Lane row = {};
+    if (here) row = LoadLane(x + i * kLane);
+    const float r = InverseRms(GroupSum(Dot(row, row), lanes), s);
+#pragma unroll
+    for (int j = 0; j < kLane; ++j) row.at[j] *= r * w.at[j];
+    if (here) StoreLane(y + i * kLane, row);
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kGroupThreads)
+    GroupBackward(Sizes s, const T* x, const float* weight, const T* grad_y, T* grad_x,
+                  float* shares) {
+  const int64_t vectors = s.rows * s.width / kLane, stride = gridDim.x * int64_t{kGroupThreads};
+  const int lanes = static_cast<int>(s.part / kLane);
+  const int64_t first = blockIdx.x * int64_t{kGroupThreads} + threadIdx.x;
+  const Lane w = LoadLane(weight + first * kLane % s.width);
+  Lane sum = {};
+  for (int64_t warp = first - threadIdx.x % 32; warp < vectors; warp += stride) {
+    const int64_t i = warp + threadIdx.x % 32;
+    const bool here = i < vectors;
+    Lane row = {}, dy = {};
+    if (here) {
+      row = LoadLane(x + i * kLane);
+      dy = LoadLane(grad_y + i * kLane);
+    }
+    const float r = InverseRms(GroupSum(Dot(row, row), lanes), s);
+    const float mean = GroupSum(Dot(Times(dy, w), row), lanes) / static_cast<float>(s.part);
+    const Gradient gradient = GradientOf(row, w, dy, r, mean);
+    if (here) StoreLane(grad_x + i * kLane, gradient.x);
+#pragma unroll
+    for (int j = 0; j < kLane; ++j) sum.at[j] += gradient.weight.at[j];
+  }
+  if (shares != nullptr) StoreLane(shares + first * kLane, sum);
+}
+
+// Sum over a block of up to 32 warps, given to all threads.
+__device__ __forceinline__ float BlockSum(float x, float* shared) {
+  x = GroupSum(x, 32);
+  __syncthreads();  // what shared held before has been read
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
+  __syncthreads();
+  const int warps = static_cast<int>(blockDim.x) / 32;
+  float sum = 0;
+  for (int i = 0; i < warps; ++i) sum += shared[i];
+  return sum;
+}
+
+// A block takes one part at a time: row p / heads, part p % heads. The grid is a multiple of the
+// number of parts of a row.
+template <typename T>
+__global__ void __launch_bounds__(kBlockThreads)
+    BlockForward(Sizes s, const T* x, const float* weight, T* y) {
+  __shared__ float shared[32];
+  const int64_t heads = s.width / s.part;
+  const bool here = threadIdx.x * kLane < s.part;
+  const int64_t feature = blockIdx.x % heads * s.part + threadIdx.x * kLane;
+  Lane w = {};
+  if (here) w = LoadLane(weight + feature);
+  for (int64_t p = blockIdx.x; p < s.rows * heads; p += gridDim.x) {
+    const int64_t at = p / heads * s.width + feature;
+    Lane row = {};
+    if (here) row = LoadLane(x + at);
+    const float r = InverseRms(BlockSum(Dot(row, row), shared), s);
+#pragma unroll
+    for (int j = 0; j < kLane; ++j) row.at[j] *= r * w.at[j];
+    if (here) StoreLane(y + at, row);
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kBlockThreads) BlockBackward(Sizes s, const T* x, const float* weight,
+                                                      const T* grad_y, T* grad_x, float* shares) {
+  __shared__ float shared[32];
+  const int64_t heads = s.width / s.part;
+  const bool here = threadIdx.x * kLane < s.part;
+  const int64_t feature = blockIdx.x % heads * s.part + threadIdx.x * kLane;
+  Lane w = {}, sum = {};
+  if (here) w = LoadLane(weight + feature);
+  for (int64_t p = blockIdx.x; p < s.rows * heads; p += gridDim.x) {
+    const int64_t at = p / heads * s.width + feature;
+    Lane row = {}, dy = {};
+    if (here) {
+      row = LoadLane(x + at);
+      dy = LoadLane(grad_y + at);
+    }
+    const float r = InverseRms(BlockSum(Dot(row, row), shared), s);
+    const float mean = BlockSum(Dot(Times(dy, w), row), shared) / static_cast<float>(s.part);
+    const Gradient gradient = GradientOf(row, w, dy, r, mean);
+    if (here) StoreLane(grad_x + at, gradient.x);
+#pragma unroll
+    for (int j = 0; j < kLane; ++j) sum.at[j] += gradient.weight.at[j];
+  }
+  if (shares != nullptr && here) {
+    StoreLane(shares + blockIdx.x / heads * s.width + feature, sum);
+  }
+}
+
+// How a shape is launched: how many threads, and how many shares of grad_w they leave.
+struct Grid {
+  bool group;
+  unsigned blocks, threads;
+  int64_t shares;
+};
+
+int64_t RoundUp(int64_t x, int64_t unit) { return CeilDivide(x, unit) * unit; }
+
+Grid GridOf(const Launch& launch, const NormShape& shape) {
+  const int64_t part = shape.width / shape.heads;
+  Grid grid{};
+  grid.group = IsGroup(part);
+  if (grid.group) {
+    // Blocks that together hold whole rows.
+    const int64_t lanes = shape.width / kLane;
+    int64_t unit = lanes;  // blocks whose threads are a multiple of `lanes`
+    for (int64_t blocks = 1; blocks < lanes; ++blocks) {
+      if (blocks * kGroupThreads % lanes == 0) {
+        unit = blocks;
+        break;
+      }
+    }
+    const int64_t needed = CeilDivide(shape.rows * lanes, kGroupThreads);
+    const int64_t most = int64_t{8} * launch.multiprocessors;
+    const int64_t blocks = RoundUp(needed < most ? needed : most, unit);
+    grid.blocks = static_cast<unsigned>(blocks);
+    grid.threads = kGroupThreads;
+    grid.shares = blocks * kGroupThreads / lanes;
+  } else {
+    grid.threads = static_cast<unsigned>(RoundUp(part / kLane, 32));
+    const int64_t resident = int64_t{launch.multiprocessors} * (1024 / grid.threads) * 2;
+    const int64_t needed = shape.rows * shape.heads;
+    const int64_t blocks = RoundUp(needed < resident ? needed : resident, shape.heads);
+    grid.blocks = static_cast<unsigned>(blocks);
+    grid.shares = blocks / shape.heads;
+  }
+  return grid;
+}
+
+Sizes SizesOf(const NormShape& shape) {
+  return {shape.rows, shape.width, shape.width / shape.heads, shape.epsilon};
+}
+
+template <typename F>
+void DispatchRows(DType dtype, F&& f) {
+  if (dtype == DType::kBF16) return f(BFloat16{});
+  if (dtype == DType::kF32) return f(float{});
+  MNEMO_CUDA(cudaErrorInvalidValue);
+}
+
+}  // namespace
+
+bool SupportsNorm(const NormShape& shape) {
+  if (shape.width % shape.heads != 0) return false;
+  const int64_t part = shape.width / shape.heads;
+  const bool dtype = shape.dtype == DType::kBF16 || shape.dtype == DType::kF32;
+  return dtype && (IsGroup(part) || (part % kLane == 0 && part <= kBlockThreads * kLane));
+}
+
+void RmsNorm(const Launch& launch, const NormShape& shape, const void* x, const float* weight,
+             void* y) {
+  if (shape.rows == 0) return;
+  const Grid grid = GridOf(launch, shape);
+  DispatchRows(shape.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const auto kernel = grid.group ? GroupForward<T> : BlockForward<T>;
+    kernel<<<grid.blocks, grid.threads, 0, launch.stream>>>(
+        SizesOf(shape), static_cast<const T*>(x), weight, static_cast<T*>(y));
+  });
+  MNEMO_CUDA(cudaGetLastError());
+}
+
+void RmsNormBackward(const Launch& launch, const NormShape& shape, const void* x,
+                     const float* weight, const void* grad_y, void* grad_x, float* grad_weight) {
+  const Grid grid = GridOf(launch, shape);
+  float* shares = nullptr;
+  if (grad_weight != nullptr) {
+    shares = static_cast<float*>(
+        launch.scratch.Take(grid.shares * shape.width * static_cast<int64_t>(sizeof(float))));
+  }
+  if (shape.rows > 0) {
+    DispatchRows(shape.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      const auto kernel = grid.group ? GroupBackward<T> : BlockBackward<T>;
+      kernel<<<grid.blocks, grid.threads, 0, launch.stream>>>(
+          SizesOf(shape), static_cast<const T*>(x), weight, static_cast<const T*>(grad_y),
+          static_cast<T*>(grad_x), shares);
+    });
+    MNEMO_CUDA(cudaGetLastError());
+  }
+  if (grad_weight != nullptr) {
+    SumPartials(launch, shares, shape.rows > 0 ? grid.shares : 0, shape.width, grad_weight);
+  }
+}
+
+}  // namespace mnemo::cuda
