@@ -65,6 +65,7 @@ void AddBenchCommand(CLI::App& app, Action& chosen) {
   AddBenchOps(*bench, chosen);
   AddBenchRecall(*bench, chosen);
   AddBenchLong(*bench, chosen);
+  AddBenchStep(*bench, chosen);
 }
 
 }  // namespace mnemo

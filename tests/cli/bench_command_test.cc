@@ -1,4 +1,4 @@
-// bench stability: its verdict is its exit code.
+// bench stability: its verdict is its exit code. bench step: what it measures is in the JSON.
 #include <gmock/gmock.h>
 
 #include <nlohmann/json.hpp>
@@ -42,6 +42,35 @@ TEST_F(BenchStabilityTest, FailsWhatExplodes) {
   EXPECT_EQ(result.code, kExitError);
   EXPECT_THAT(result.out, HasSubstr("FAIL"));
   EXPECT_TRUE(nlohmann::json::accept(ReadText(json_)));
+}
+
+class BenchStepTest : public testing::Test {
+ protected:
+  const TestDirectory directory_;
+  const std::string config_ = directory_ / "a.textproto", json_ = directory_ / "a.json";
+};
+
+TEST_F(BenchStepTest, TimesStepsAndTheirPhases) {
+  WriteText(config_,
+            "model { block: LMM layers: 1 width: 32 heads: 1 vocabulary: 264 }\n"
+            "train { steps: 1 sequence_length: 64 sequences: 2 accumulation: 2\n"
+            "        optimizer { learning_rate: 1e-3 } }\n");
+  const Result result = RunMnemo({"bench", "step", config_, "--timed", "3", "--warmup", "1",
+                                  "--phases", "--peak-tflops", "0.1", "--json", json_});
+  EXPECT_EQ(result.code, kExitOk) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("tokens/s"));
+  const nlohmann::json json = nlohmann::json::parse(ReadText(json_));
+  EXPECT_EQ(json["tokens"], 2 * 2 * 64);
+  EXPECT_EQ(json["seconds"].size(), 3u);
+  double phases = 0;
+  for (const auto& [name, seconds] : json["phases"].items()) phases += seconds.get<double>();
+  // Medians of the parts and of the whole need not add up, but they are of one size.
+  EXPECT_GT(phases, 0.3 * json["median_seconds"].get<double>());
+  EXPECT_LT(phases, 3 * json["median_seconds"].get<double>());
+  EXPECT_TRUE(json["phases"].contains("forward"));
+  EXPECT_TRUE(json["phases"].contains("backward"));
+  EXPECT_GT(json["peak_tensor_bytes"], json["parameters"]);
+  EXPECT_TRUE(json["fused"].contains("memory_scan"));
 }
 
 }  // namespace

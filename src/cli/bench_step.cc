@@ -1,0 +1,99 @@
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "src/cli/bench_command.h"
+#include "src/cli/config_flags.h"
+#include "src/job/gemm_ceiling.h"
+#include "src/job/step_bench.h"
+#include "src/model/config_check.h"
+#include "src/model/execution.h"
+
+namespace mnemo {
+namespace {
+
+struct StepFlags {
+  ConfigFlags config;
+  StepBenchOptions options;
+  double peak_tflops = 0;
+  std::string json;
+};
+
+void Print(const v1::RunConfig& config, const StepBenchResult& result, double peak) {
+  fmt::print("{} parameters, {} tokens a step, {} on {}\n", result.parameters, result.tokens,
+             Name(ComputeDType(config.execution())),
+             config.execution().device() == v1::CUDA ? "CUDA" : "CPU");
+  fmt::print("step       {:>10.2f} ms   {:>10.0f} tokens/s   {:.1f} TFLOP/s   {:.1f} % of {:.0f}\n",
+             result.median * 1e3, result.tokens_per_second(), result.flops() * 1e-12,
+             100 * result.flops() / peak, peak * 1e-12);
+  for (const auto& [name, seconds] : result.phases) {
+    fmt::print("  {:<18} {:>8.2f} ms   {:>4.1f} %\n", name, seconds * 1e3,
+               100 * seconds / result.median);
+  }
+  fmt::print("tensors    {:>10.1f} MiB at most\n",
+             static_cast<double>(result.peak_bytes) / (1 << 20));
+  for (const v1::FusedOpCount& op : result.last.fused()) {
+    fmt::print("  {:<18} {} by kernel, {} composed, {} refused\n", op.name(), op.kernel(),
+               op.composed(), op.fallback());
+  }
+}
+
+nlohmann::json ToJson(const StepFlags& flags, const v1::RunConfig& config,
+                      const StepBenchResult& result, double peak) {
+  nlohmann::json json = {{"bench", "step"},
+                         {"config", flags.config.path},
+                         {"effective_config", config.ShortDebugString()},
+                         {"parameters", result.parameters},
+                         {"tokens", result.tokens},
+                         {"seconds", result.seconds},
+                         {"median_seconds", result.median},
+                         {"tokens_per_second", result.tokens_per_second()},
+                         {"model_flops_per_second", result.flops()},
+                         {"peak_flops", peak},
+                         {"share_of_peak", result.flops() / peak},
+                         {"peak_tensor_bytes", result.peak_bytes},
+                         {"loss", result.last.loss()}};
+  for (const auto& [name, seconds] : result.phases) json["phases"][name] = seconds;
+  for (const v1::FusedOpCount& op : result.last.fused()) {
+    json["fused"][op.name()] = {
+        {"kernel", op.kernel()}, {"composed", op.composed()}, {"fallback", op.fallback()}};
+  }
+  return json;
+}
+
+absl::Status BenchTrainingStep(const StepFlags& flags) {
+  MNEMO_RETURN_IF_ERROR(CheckBenchJson(flags.json));
+  MNEMO_ASSIGN_OR_RETURN(const v1::RunConfig written, flags.config.Load());
+  MNEMO_ASSIGN_OR_RETURN(const v1::RunConfig config, EffectiveConfig(written, flags.config.path));
+  MNEMO_ASSIGN_OR_RETURN(const StepBenchResult result, BenchStep(config, flags.options));
+  const double peak = flags.peak_tflops > 0 ? flags.peak_tflops * 1e12
+                                            : MeasureGemmCeiling(ComputeDType(config.execution()),
+                                                                 ComputeDevice(config.execution()));
+  Print(config, result, peak);
+  return WriteBenchJson(flags.json, ToJson(flags, config, result, peak));
+}
+
+}  // namespace
+
+void AddBenchStep(CLI::App& bench, Action& chosen) {
+  auto flags = std::make_shared<StepFlags>();
+  CLI::App* command = bench.add_subcommand(
+      "step", "Speed of a configuration's training step on random tokens; reads no data.");
+  flags->config.AddConfigTo(*command);
+  command->add_option("--timed", flags->options.steps, "Timed steps; the median counts")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--warmup", flags->options.warmup, "Steps before these")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_flag("--phases", flags->options.phases,
+                    "Time the phases of a step too, waiting for the device after each");
+  command
+      ->add_option("--peak-tflops", flags->peak_tflops,
+                   "What shares are of; 0: the measured rate of matrix products")
+      ->capture_default_str();
+  command->add_option("--json", flags->json, "File to write the results to as well");
+  command->callback([&chosen, flags] { chosen = [flags] { return BenchTrainingStep(*flags); }; });
+}
+
+}  // namespace mnemo

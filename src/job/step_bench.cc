@@ -1,0 +1,143 @@
+#include "src/job/step_bench.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "src/core/random.h"
+#include "src/core/status.h"
+#include "src/job/shard_source.h"
+#include "src/job/trainer.h"
+#include "src/model/door.h"
+#include "src/model/flops.h"
+
+namespace mnemo {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double Since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+// The same random tokens for every step: what they are costs no time.
+class RandomSource : public StepSource {
+ public:
+  explicit RandomSource(const v1::RunConfig& config) : config_(config) {}
+
+  absl::StatusOr<StepTokens> Load(int64_t) override {
+    const v1::TrainConfig& train = config_.train();
+    const ModelSpec spec = MakeSpec(config_.model());
+    StepTokens step;
+    for (int a = 0; a < train.accumulation(); ++a) {
+      std::vector<std::vector<SliceTokens>> micro_batches;
+      for (int m = 0; m < train.micro_batches(); ++m) {
+        const SliceBatch batch = MakeBatch(fmt::format("tokens/{}/{}", a, m));
+        step.tokens += static_cast<int64_t>(batch.tokens.size());
+        micro_batches.push_back(CutIntoSlices(spec, batch, train.slice(),
+                                              ComputeDType(config_.execution()),
+                                              ComputeDevice(config_.execution())));
+      }
+      step.wavefronts.push_back(MakeTokenSource(std::move(micro_batches)));
+    }
+    step.valid_targets = step.tokens;
+    return step;
+  }
+
+ private:
+  SliceBatch MakeBatch(const std::string& name) const {
+    const v1::TrainConfig& train = config_.train();
+    const RandomStream random(train.seed(), 0, name);
+    SliceBatch batch;
+    batch.sequences = train.sequences();
+    batch.length = train.sequence_length();
+    const auto vocabulary = static_cast<uint64_t>(config_.model().vocabulary());
+    const int64_t count = batch.sequences * batch.length;
+    for (int64_t i = 0; i < count; ++i) {
+      batch.tokens.push_back(static_cast<int32_t>(random.Below(2 * i, vocabulary)));
+      batch.targets.push_back(static_cast<int32_t>(random.Below(2 * i + 1, vocabulary)));
+    }
+    return batch;
+  }
+
+  const v1::RunConfig& config_;
+};
+
+double Median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<int64_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+// Seconds that each phase of a step takes, by the order in which phases first begin.
+class PhaseClock {
+ public:
+  explicit PhaseClock(Device device) : device_(device) {}
+
+  void Enter(const char* phase) {
+    Leave();
+    current_ = phase;
+  }
+  // Ends the phase under way, when the device has done what it was given.
+  void Leave() {
+    (void)Tensor::Zeros({}, DType::kF32, device_).Item();
+    const double seconds = Since(begin_);
+    begin_ = Clock::now();
+    if (current_.empty()) return;
+    auto found = std::find_if(sums_.begin(), sums_.end(),
+                              [&](const auto& entry) { return entry.first == current_; });
+    if (found == sums_.end()) found = sums_.insert(sums_.end(), {current_, 0.0});
+    found->second += seconds;
+    current_.clear();
+  }
+  std::vector<std::pair<std::string, double>> Take() { return std::exchange(sums_, {}); }
+
+ private:
+  Device device_;
+  Clock::time_point begin_ = Clock::now();
+  std::string current_;
+  std::vector<std::pair<std::string, double>> sums_;  // of the step under way
+};
+
+absl::StatusOr<StepBenchResult> Run(const v1::RunConfig& config, const StepBenchOptions& options) {
+  RandomSource source(config);
+  MNEMO_ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer, Trainer::Create(config, source));
+  PhaseClock clock(ComputeDevice(config.execution()));
+  if (options.phases) {
+    trainer->OnPhase([&clock](const char* phase) { clock.Enter(phase); });
+  }
+  StepBenchResult result;
+  std::vector<std::vector<double>> phases;
+  for (int step = 0; step < options.warmup + options.steps; ++step) {
+    const Clock::time_point begin = Clock::now();
+    MNEMO_RETURN_IF_ERROR(trainer->Step(result.last, /*statistics=*/false));
+    clock.Leave();  // the update may still be under way
+    const double seconds = Since(begin);
+    const auto parts = clock.Take();
+    if (step < options.warmup) continue;
+    result.seconds.push_back(seconds);
+    result.phases.resize(parts.size());
+    phases.resize(parts.size());
+    for (size_t i = 0; i < parts.size(); ++i) {
+      result.phases[i].first = parts[i].first;
+      phases[i].push_back(parts[i].second);
+    }
+  }
+  for (size_t i = 0; i < phases.size(); ++i) result.phases[i].second = Median(phases[i]);
+  result.median = Median(result.seconds);
+  result.tokens = result.last.tokens();
+  result.model_flops =
+      ModelFlops(CountForwardFlops(trainer->spec(), config.train().sequence_length())) *
+      static_cast<double>(result.tokens);
+  result.peak_bytes = trainer->peak_bytes();
+  result.parameters = CountParameters(trainer->spec());
+  return result;
+}
+
+}  // namespace
+
+absl::StatusOr<StepBenchResult> BenchStep(const v1::RunConfig& config,
+                                          const StepBenchOptions& options) {
+  return AtTheDoor([&] { return Run(config, options); });
+}
+
+}  // namespace mnemo
