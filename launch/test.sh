@@ -5,10 +5,11 @@
 #   launch/test.sh [--no-install] --all              what CI runs
 #
 #   -L LABEL       quick, full, long, or a topic: exactness, schedule, stability, learn, bad-input,
-#                  threads, resume, job, hosts
+#                  threads, resume, job, hosts, cuda
+#                  `cuda` needs a GPU and the CUDA toolkit, and is never run without being named
 #   --all          all tests but `long`; `quick` under the address and undefined-behaviour
-#                  sanitizers; `threads` under the thread sanitizer; the CUDA kernels compiled
-#                  where nvcc is found
+#                  sanitizers; `threads` under the thread sanitizer; the CUDA backend and its
+#                  tests compiled where nvcc is found
 #   --no-install   fail if a package is missing instead of installing it
 #
 # Builds lie in build/, build-asan/, build-tsan/ and build-cuda/. Ends with CTest's summary; the
@@ -46,9 +47,9 @@ targets_of() {
 }
 
 test_release() {
-  local options=(-LE '^long$') label
+  local options=(-LE '^(long|cuda)$') label
   for label in "${labels[@]}"; do
-    [[ "$label" == long ]] && options=()
+    [[ "$label" == long ]] && options=(-LE '^cuda$')
   done
   # CTest takes -L as a regular expression; several must all match, so they are joined.
   if ((${#labels[@]} > 0)); then
@@ -78,17 +79,36 @@ test_threads() {
   OPENBLAS_NUM_THREADS=1 test_sanitized tsan thread threads
 }
 
+# What needs a GPU, without running it.
+build_cuda() {
+  local dir="$root/build-cuda" targets
+  configure "$dir" -DCMAKE_BUILD_TYPE=Release -DMNEMO_CUDA=ON -DMNEMO_NATIVE=OFF \
+    "-DCMAKE_CUDA_COMPILER=$1" || return
+  mapfile -t targets < <(targets_of "$dir" cuda)
+  build "$dir" memory_scan_check "${targets[@]}"
+}
+
+find_nvcc() { command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null; }
+
 compile_cuda() {
   local nvcc
-  nvcc="$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)"
-  if [[ ! -x "$nvcc" ]]; then
-    say "left out: the CUDA kernels are not compiled, because nvcc is not here"
+  if ! nvcc="$(find_nvcc)"; then
+    say "left out: the CUDA backend is not compiled, because nvcc is not here"
     return
   fi
-  say "cuda: compiling the kernels with $nvcc"
-  configure "$root/build-cuda" -DCMAKE_BUILD_TYPE=Release -DMNEMO_CUDA=ON \
-    "-DCMAKE_CUDA_COMPILER=$nvcc" && build "$root/build-cuda" memory_scan_check ||
+  say "cuda: compiling the backend and its tests with $nvcc"
+  build_cuda "$nvcc" || failed+=("cuda (build)")
+}
+
+test_cuda() {
+  local nvcc
+  nvidia-smi >/dev/null 2>&1 || die "the tests of label cuda need a GPU, and nvidia-smi shows none"
+  nvcc="$(find_nvcc)" || die "the tests of label cuda need nvcc, of the CUDA toolkit"
+  if build_cuda "$nvcc"; then
+    run_tests cuda "$root/build-cuda" -L '^cuda$'
+  else
     failed+=("cuda (build)")
+  fi
 }
 
 # All labels that tests have.
@@ -120,7 +140,13 @@ main() {
   done
 
   "$root/launch/install.sh" "${install_options[@]}"
-  test_release
+  local on_gpu=0 others=()
+  for label in "${labels[@]}"; do
+    if [[ "$label" == cuda ]]; then on_gpu=1; else others+=("$label"); fi
+  done
+  if ((on_gpu)); then test_cuda; fi
+  labels=("${others[@]}")
+  if ((!on_gpu || ${#labels[@]} > 0)); then test_release; fi
   if ((everything)); then
     test_sanitized asan "address;undefined" quick
     test_threads

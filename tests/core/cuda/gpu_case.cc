@@ -21,7 +21,7 @@ DType TypeOf(const Setting& setting, size_t input) {
 double UnitRoundoff(DType dtype) {
   switch (dtype) {
     case DType::kBF16:
-      return 0x1p-9;
+      return 0x1p-8;
     case DType::kF32:
       return 0x1p-24;
     default:

@@ -36,8 +36,8 @@ Bounds BoundsOf(const OpCase& op, DType dtype) {
                                         Primitive::kSumOverPeers};
   // Their derivatives are long formulas in basic operations, for third derivatives only.
   const std::set<Primitive> curved = {Primitive::kSiluGrad2, Primitive::kGeluGrad2};
-  return {{(composed.contains(op.primitive) ? 6 : 1.001) * unit, single},
-          {0, (curved.contains(op.primitive) ? 128 : 16) * unit + single}};
+  return {{(composed.contains(op.primitive) ? 3 : 1.001) * unit, single},
+          {0, (curved.contains(op.primitive) ? 64 : 8) * unit + single}};
 }
 
 class CudaOps : public ::testing::TestWithParam<std::tuple<DType, bool>> {};
