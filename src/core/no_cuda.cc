@@ -5,8 +5,8 @@ namespace mnemo {
 
 Backend& CudaBackend(int index) {
   throw TensorError(
-      FailedPrecondition("device cuda:{} was asked for, but this version has no CUDA backend yet; "
-                         "run with execution.device: CPU",
+      FailedPrecondition("device cuda:{} was asked for, but this program was built without CUDA; "
+                         "build it with cmake --preset cuda, or run with execution.device: CPU",
                          index));
 }
 
