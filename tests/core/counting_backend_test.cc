@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <utility>
 #include <vector>
 
 #include "src/core/cpu/caching_allocator.h"
@@ -22,6 +23,21 @@ TEST(CountingBackendTest, CountsWhatIsInUse) {
   }
   EXPECT_EQ(backend.Memory().current_bytes, 0);
   EXPECT_EQ(backend.Memory().peak_bytes, 4400);
+}
+
+// Inputs and output once more, in f32, while a kernel of the CPU runs on bf16.
+TEST(CountingBackendTest, CountsTheCopiesThatTheCpuTakesForBf16) {
+  for (const auto& [device, copies] : {std::pair(kCountingDevice, 0), std::pair(kCountingCpu, 2)}) {
+    for (const DType dtype : {DType::kBF16, DType::kF32}) {
+      Backend& backend = CountingBackend(device);
+      const Tensor x = Tensor::Zeros({1000}, dtype, device),
+                   out = Tensor::Zeros({1000}, dtype, device);
+      backend.ResetPeakMemory();
+      backend.Unary(UnaryOp::kExp, x, out);
+      const int64_t taken = backend.Memory().peak_bytes - backend.Memory().current_bytes;
+      EXPECT_EQ(taken, dtype == DType::kBF16 ? copies * 4000 : 0);
+    }
+  }
 }
 
 TEST(CountingBackendTest, HoldsOfEachClassWhatWasInUseAtOnce) {

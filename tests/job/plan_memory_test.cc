@@ -56,11 +56,15 @@ INSTANTIATE_TEST_SUITE_P(All, PlanMemoryTest,
                                   v1::Rematerialize_Name(std::get<1>(info.param));
                          });
 
-// On the CPU the copies that it takes for bf16 are planned too.
-TEST_P(PlanMemoryTest, MixedPrecisionIsWithinTenPercentOfThePeak) {
-  v1::RunConfig config = Sized(std::get<0>(GetParam()), std::get<1>(GetParam()));
-  config.mutable_execution()->set_precision(v1::BF16);
-  ExpectPlanned(Effective(config));
+TEST(PlanMemoryTest, MixedPrecisionIsWithinTenPercentOfThePeak) {
+  for (const auto& [block, policy] :
+       {std::pair(v1::LMM, v1::UNITS), std::pair(v1::MAC, v1::SLICES),
+        std::pair(v1::MAG, v1::UNITS), std::pair(v1::TRANSFORMER, v1::KEEP_ALL)}) {
+    SCOPED_TRACE(v1::Block_Name(block));
+    v1::RunConfig config = Sized(block, policy);
+    config.mutable_execution()->set_precision(v1::BF16);
+    ExpectPlanned(Effective(config));
+  }
 }
 
 TEST(PlanMemoryTest, MixedPrecisionKeepsHalfAndCopiesWeights) {
