@@ -16,9 +16,9 @@ struct VocabularyPart {
 
 // loss [N, 1] = -log softmax(x head^T)[target], 0 where a target is negative. x [N, d],
 // head [V, d], targets i32 [N]; for bf16 x and head, logits and losses are f32. Logits exist for
-// `tile` vocabulary entries at a time. A target of V or more throws TensorError if it lies on the CPU; on
-// another device targets have been checked before they went there. With peers, x and targets are
-// the same at all of them, and so is the loss; they exchange two numbers a row.
+// `tile` vocabulary entries at a time. A target of V or more throws TensorError if it lies on the
+// CPU; on another device targets have been checked before they went there. With peers, x and
+// targets are the same at all of them, and so is the loss; they exchange two numbers a row.
 Var CrossEntropy(const Var& x, const Var& head, const Tensor& targets, int64_t tile,
                  const VocabularyPart& part = {});
 
