@@ -161,7 +161,7 @@ void ParameterSet::Set(size_t i, const Tensor& value) {
   MNEMO_CHECK(value.shape() == infos_[i].shape && value.dtype() == flat_.dtype(), "{}: {} {}",
               infos_[i].name, Name(value.dtype()), ToString(value.shape()));
   Backend& backend = Backend::For(flat_.device());
-  backend.Copy(value, values_[i]);
+  backend.Copy(value.To(flat_.device()), values_[i]);
   if (compute_.defined() && infos_[i].narrow) backend.Copy(values_[i], reads_[i]);
 }
 

@@ -71,7 +71,8 @@ struct CommunicatorOptions {
 // tensor, at most.
 int64_t ReductionBufferBytes(int64_t bytes, int ranks);
 
-// CPU tensors, over a transport that outlives it. Does not communicate by itself.
+// Over a transport that outlives it; what lies on a GPU passes through host memory. Does not
+// communicate by itself.
 std::unique_ptr<Communicator> MakeHostCommunicator(Transport& transport,
                                                    const CommunicatorOptions& options);
 

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <utility>
 
+#include "src/core/backend.h"
 #include "src/core/status.h"
 #include "src/parallel/communicator.h"
 
@@ -32,10 +33,22 @@ void AddBytes(DType dtype, std::byte* sum, const std::byte* values, int64_t byte
 }
 
 absl::Status CheckTensor(const char* what, const Tensor& tensor) {
-  if (tensor.defined() && tensor.contiguous() && tensor.device().type == DeviceType::kCpu) {
-    return absl::OkStatus();
-  }
-  return InvalidArgument("{}: takes contiguous tensors on the CPU", what);
+  if (tensor.defined() && tensor.contiguous()) return absl::OkStatus();
+  return InvalidArgument("{}: takes contiguous tensors", what);
+}
+
+// A tensor's values in host memory: the tensor itself if it is there.
+Tensor OnHost(const Tensor& tensor) { return tensor.To(Device{}); }
+
+// What has become of them, back to where the tensor is.
+void PutBack(const Tensor& host, const Tensor& tensor) {
+  if (tensor.device() == host.device()) return;
+  Backend::For(tensor.device()).CopyFromHost(host.raw(), tensor);
+}
+
+// Of a group of one, from a tensor to another or to itself.
+void CopyAlone(const Tensor& from, const Tensor& to) {
+  if (from.raw() != to.raw()) Backend::For(to.device()).Copy(from, to);
 }
 
 absl::Status CheckSummable(const char* what, DType dtype) {
@@ -122,6 +135,8 @@ absl::Status HostCommunicator::Broadcast(int root, const Tensor& tensor) {
   if (root < 0 || root >= size()) {
     return InvalidArgument("broadcast: root {} of {} ranks", root, size());
   }
+  if (size() == 1) return absl::OkStatus();
+  const Tensor host = OnHost(tensor);
   // Counted from the root, a rank receives from the one without its highest bit and sends to those
   // with one more.
   const int place = (rank_ - root + size()) % size();
@@ -130,11 +145,12 @@ absl::Status HostCommunicator::Broadcast(int root, const Tensor& tensor) {
   }
   std::vector<Transfer> transfers;
   if (place > 0) {
-    transfers.push_back(Receive((place - step / 2 + root) % size(), BytesOf(tensor)));
+    transfers.push_back(Receive((place - step / 2 + root) % size(), BytesOf(host)));
     MNEMO_RETURN_IF_ERROR(Wait(transfers));
+    PutBack(host, tensor);
   }
   for (; place + step < size(); step *= 2) {
-    transfers.push_back(Send((place + step + root) % size(), BytesOf(tensor)));
+    transfers.push_back(Send((place + step + root) % size(), BytesOf(host)));
   }
   return Wait(transfers);
 }
@@ -142,7 +158,11 @@ absl::Status HostCommunicator::Broadcast(int root, const Tensor& tensor) {
 absl::Status HostCommunicator::AllReduceSum(const Tensor& tensor) {
   MNEMO_RETURN_IF_ERROR(CheckTensor("all-reduce", tensor));
   MNEMO_RETURN_IF_ERROR(CheckSummable("all-reduce", tensor.dtype()));
-  return Reduce(tensor.dtype(), BytesOf(tensor));
+  if (size() == 1) return absl::OkStatus();
+  const Tensor host = OnHost(tensor);
+  MNEMO_RETURN_IF_ERROR(Reduce(tensor.dtype(), BytesOf(host)));
+  PutBack(host, tensor);
+  return absl::OkStatus();
 }
 
 absl::Status HostCommunicator::AllReduceSum(std::span<double> values) {
@@ -267,16 +287,32 @@ absl::Status HostCommunicator::ReduceScatterSum(const Tensor& all, const Tensor&
                                                 Pieces pieces) {
   MNEMO_RETURN_IF_ERROR(CheckPieces("reduce-scatter", mine, all, pieces));
   MNEMO_RETURN_IF_ERROR(CheckSummable("reduce-scatter", all.dtype()));
-  return ReduceScatter(all.dtype(), BytesOf(all), BytesOf(mine),
-                       Begins(pieces, SizeOf(all.dtype())));
+  if (size() == 1) {
+    CopyAlone(all, mine);
+    return absl::OkStatus();
+  }
+  // On the host `mine` may be a part of `all`, and is then written in place.
+  const Tensor host = OnHost(all);
+  const Tensor host_mine = OnHost(mine);
+  MNEMO_RETURN_IF_ERROR(ReduceScatter(all.dtype(), BytesOf(host), BytesOf(host_mine),
+                                      Begins(pieces, SizeOf(all.dtype()))));
+  PutBack(host_mine, mine);
+  return absl::OkStatus();
 }
 
 absl::Status HostCommunicator::AllGather(const Tensor& mine, const Tensor& all, Pieces pieces) {
   MNEMO_RETURN_IF_ERROR(CheckPieces("all-gather", mine, all, pieces));
+  if (size() == 1) {
+    CopyAlone(mine, all);
+    return absl::OkStatus();
+  }
+  const Tensor host = OnHost(all), host_mine = OnHost(mine);
   const std::vector<int64_t> begins = Begins(pieces, SizeOf(all.dtype()));
-  std::byte* own = BytesOf(all).data() + begins[rank_];
-  if (mine.bytes() > 0) std::memmove(own, mine.raw(), mine.bytes());
-  return Gather(BytesOf(all), begins);
+  std::byte* own = BytesOf(host).data() + begins[rank_];
+  if (mine.bytes() > 0) std::memmove(own, host_mine.raw(), mine.bytes());
+  MNEMO_RETURN_IF_ERROR(Gather(BytesOf(host), begins));
+  PutBack(host, all);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<std::string>> HostCommunicator::AllGatherStrings(std::string_view mine) {

@@ -47,7 +47,7 @@ void AddSums(std::vector<OpCase>& cases) {
                      {Uniform(s.from, cases.size())},
                      [to = s.to](std::span<const Var> x) -> std::vector<Var> {
                        // Times something that differs between the copies.
-                       const Var weights(Uniform(to, 5).To(x[0].dtype()));
+                       const Var weights(Uniform(to, 5).To(x[0].dtype()).To(x[0].device()));
                        return {BroadcastTo(x[0], to), Mul(BroadcastTo(x[0], to), weights)};
                      },
                      [to = s.to](const std::vector<Plain>& x) {

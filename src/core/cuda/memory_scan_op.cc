@@ -169,8 +169,9 @@ std::vector<Tensor> Backward(std::span<const Tensor> list, const MemoryScanAttri
   const CarryTensors dcarry_out = ReadCarry(adjoint.state), dcarry_in = EmptyCarry(inputs.state);
 
   MemoryScanInputs gradients;
-  gradients.tokens = {
-      .q = Var(EmptyPerHeadLike(q)), .k = Var(EmptyPerHeadLike(k)), .v = Var(EmptyPerHeadLike(v))};
+  gradients.tokens.q = Var(EmptyPerHeadLike(q));
+  gradients.tokens.k = Var(EmptyPerHeadLike(k));
+  gradients.tokens.v = Var(EmptyPerHeadLike(v));
   const auto empty = [](const Tensor& x) { return x.defined() ? EmptyLike(x) : x; };
   const GateTensors dgates{empty(gates.theta), empty(gates.eta), empty(gates.alpha)};
   Tensor gain, bias, dgain, dbias;

@@ -41,7 +41,7 @@ def run_mnemo(args, shape, path, phases):
         return json.load(file)
 
 
-def run_torch(shape, path):
+def run_torch(shape, path, masters):
     layers, width, heads, mlp, batch, length, _ = shape
     here = os.path.dirname(os.path.abspath(__file__))
     values = dict(layers=layers, width=width, heads=heads, mlp=mlp, batch=batch, length=length,
@@ -49,6 +49,8 @@ def run_torch(shape, path):
     command = [sys.executable, os.path.join(here, "transformer_torch.py"), "--json", path]
     for name, value in values.items():
         command += [f"--{name}", str(value)]
+    for way in masters or []:
+        command += ["--masters", way]
     subprocess.run(command, check=True)
     with open(path) as file:
         return json.load(file)
@@ -60,6 +62,7 @@ def main():
     parser.add_argument("configs")
     parser.add_argument("--shape", action="append", choices=SHAPES)
     parser.add_argument("--skip-torch", action="store_true")
+    parser.add_argument("--masters", action="append", help="of PyTorch; default: both ways")
     parser.add_argument("--json", required=True)
     args = parser.parse_args()
     result = {"bench": "training", "shapes": {}}
@@ -74,7 +77,7 @@ def main():
             rows.append((name, "mnemo", mine["tokens_per_second"], mine["share_of_peak"],
                          mine["peak_tensor_bytes"]))
             if not args.skip_torch:
-                entry["torch"] = run_torch(SHAPES[name], path)
+                entry["torch"] = run_torch(SHAPES[name], path, args.masters)
                 for run in entry["torch"]["runs"]:
                     rows.append((name, f"PyTorch, {run['masters']}", run["tokens_per_second"],
                                  run["mfu"], run["peak_bytes"]))

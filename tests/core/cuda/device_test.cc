@@ -92,10 +92,10 @@ TEST(CudaDevice, SquaredNormsOfManyTensors) {
   for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF64}) {
     for (const int64_t n : {0, 1, 33, 1000, 3'000'017}) {
       const Tensor x = Uniform({n}, 1 + tensors.size()).To(dtype);
-      double sum = 0;
-      for (const double value : x.ToDoubles()) sum += value * value;
+      long double sum = 0;  // in double, rounding would be the larger error
+      for (const long double value : x.ToDoubles()) sum += value * value;
       tensors.push_back(x.To(kGpu));
-      want.push_back(sum);
+      want.push_back(static_cast<double>(sum));
     }
   }
   const std::vector<double> got = Gpu().SquaredNorms(tensors);
