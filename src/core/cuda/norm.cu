@@ -128,8 +128,9 @@ __global__ void __launch_bounds__(kBlockThreads)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kBlockThreads) BlockBackward(Sizes s, const T* x, const float* weight,
-                                                      const T* grad_y, T* grad_x, float* shares) {
+__global__ void __launch_bounds__(kBlockThreads)
+    BlockBackward(Sizes s, const T* x, const float* weight, const T* grad_y, T* grad_x,
+                  float* shares) {
   __shared__ float shared[32];
   const int64_t heads = s.width / s.part;
   const bool here = threadIdx.x * kLane < s.part;
