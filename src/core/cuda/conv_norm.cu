@@ -57,8 +57,6 @@ __device__ __forceinline__ Lane Convolve(const Taps& taps, const Lane (&rows)[kC
   return c;
 }
 
-__device__ __forceinline__ float Sigmoid(float x) { return 1 / (1 + expf(-x)); }
-
 // 1 / sqrt(sum(s^2) + epsilon) over the part, 1 without norm.
 __device__ __forceinline__ float InverseNorm(const Lane& silu, const Sizes& s) {
   return s.lanes == 0 ? 1.0f : rsqrtf(GroupSum(Dot(silu, silu), s.lanes) + s.epsilon);
@@ -194,13 +192,6 @@ __global__ void __launch_bounds__(kThreads)
 Sizes SizesOf(const ConvShape& shape) {
   const int lanes = shape.heads == 0 ? 0 : static_cast<int>(shape.width / shape.heads / kLane);
   return {shape.batch, shape.tokens, shape.width, lanes, shape.epsilon};
-}
-
-template <typename F>
-void DispatchRows(DType dtype, F&& f) {
-  if (dtype == DType::kBF16) return f(BFloat16{});
-  if (dtype == DType::kF32) return f(float{});
-  MNEMO_CUDA(cudaErrorInvalidValue);
 }
 
 }  // namespace

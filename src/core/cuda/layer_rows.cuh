@@ -43,6 +43,16 @@ __device__ __forceinline__ float GroupSum(float x, int lanes) {
   return x;
 }
 
+__device__ __forceinline__ float Sigmoid(float x) { return 1 / (1 + expf(-x)); }
+
+// Calls f(T{}) with the type of rows: bf16 or f32.
+template <typename F>
+void DispatchRows(DType dtype, F&& f) {
+  if (dtype == DType::kBF16) return f(BFloat16{});
+  if (dtype == DType::kF32) return f(float{});
+  MNEMO_CUDA(cudaErrorInvalidValue);
+}
+
 inline bool IsGroup(int64_t features) {
   return features >= kLane && features <= 32 * kLane && (features & (features - 1)) == 0;
 }

@@ -200,13 +200,6 @@ Sizes SizesOf(const NormShape& shape) {
   return {shape.rows, shape.width, shape.width / shape.heads, shape.epsilon};
 }
 
-template <typename F>
-void DispatchRows(DType dtype, F&& f) {
-  if (dtype == DType::kBF16) return f(BFloat16{});
-  if (dtype == DType::kF32) return f(float{});
-  MNEMO_CUDA(cudaErrorInvalidValue);
-}
-
 }  // namespace
 
 bool SupportsNorm(const NormShape& shape) {

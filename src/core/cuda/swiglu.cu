@@ -6,8 +6,6 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__device__ __forceinline__ float Sigmoid(float x) { return 1 / (1 + expf(-x)); }
-
 template <typename T>
 __global__ void __launch_bounds__(kThreads) Forward(int64_t vectors, const T* a, const T* b, T* y) {
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < vectors;
@@ -39,13 +37,6 @@ __global__ void __launch_bounds__(kThreads)
     StoreLane(grad_a + i * kLane, da);
     StoreLane(grad_b + i * kLane, db);
   }
-}
-
-template <typename F>
-void DispatchRows(DType dtype, F&& f) {
-  if (dtype == DType::kBF16) return f(BFloat16{});
-  if (dtype == DType::kF32) return f(float{});
-  MNEMO_CUDA(cudaErrorInvalidValue);
 }
 
 }  // namespace
