@@ -1,5 +1,7 @@
 #include "src/core/fused_op.h"
 
+#include "src/core/planned_fused_policy.h"
+
 namespace mnemo {
 namespace {
 
@@ -12,16 +14,28 @@ Registry& TheRegistry() {
   return registry;
 }
 
-std::atomic<bool> fused_enabled{true}, fused_strict{false};
+std::atomic<bool> fused_enabled{true}, fused_strict{false}, fused_deterministic{true};
+
+thread_local const FusedPolicy* planned = nullptr;
 
 }  // namespace
 
 void SetFusedPolicy(FusedPolicy policy) {
   fused_enabled = policy.enabled;
   fused_strict = policy.strict;
+  fused_deterministic = policy.deterministic;
 }
 
-FusedPolicy GetFusedPolicy() { return {fused_enabled, fused_strict}; }
+FusedPolicy GetFusedPolicy() {
+  if (planned != nullptr) return *planned;
+  return {fused_enabled, fused_strict, fused_deterministic};
+}
+
+PlannedFusedPolicy::PlannedFusedPolicy(FusedPolicy policy) : policy_(policy), before_(planned) {
+  planned = &policy_;
+}
+
+PlannedFusedPolicy::~PlannedFusedPolicy() { planned = before_; }
 
 FusedOpBase::FusedOpBase(std::string name) : name_(std::move(name)) {
   Registry& registry = TheRegistry();
@@ -45,15 +59,16 @@ std::map<std::string, FusedCount> FusedCounts() {
 
 bool FusedOpBase::Decide(bool has_kernel, bool accepts) const {
   const FusedPolicy policy = GetFusedPolicy();
+  const int64_t counted = planned == nullptr ? 1 : 0;
   if (!has_kernel || !policy.enabled) {
-    ++composed_;
+    composed_ += counted;
     return false;
   }
   if (accepts) {
-    ++kernel_;
+    kernel_ += counted;
     return true;
   }
-  ++fallback_;
+  fallback_ += counted;
   if (policy.strict) {
     throw TensorError(FailedPrecondition(
         "strict_fused: the kernel of '{}' does not cover this configuration; choose shapes and "

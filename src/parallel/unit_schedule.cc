@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "src/core/status.h"
+#include "src/core/trace_range.h"
 #include "src/parallel/relay.h"
 
 namespace mnemo {
@@ -18,6 +19,7 @@ int64_t Now() {
 // would only hear that transfers were given up.
 std::vector<Tensor> RunUnit(Direction direction, const Unit& unit, std::vector<Tensor> carry,
                             UnitBody& body, Relay& relay) {
+  const TraceRange range(direction == Direction::kForward ? "forward unit" : "backward unit");
   try {
     return direction == Direction::kForward ? body.Forward(unit, std::move(carry))
                                             : body.Backward(unit, std::move(carry));

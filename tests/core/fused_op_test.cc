@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "src/core/ops.h"
+#include "src/core/planned_fused_policy.h"
 #include "tests/core/gradient_check.h"
 
 namespace mnemo::testing {
@@ -128,6 +129,21 @@ TEST_F(FusedOpTest, AKernelsGradientCannotBeRecorded) {
   const Var x = tape.Leaf(Uniform({4}, 1)), one(Tensor::Full({4}, 1, DType::kF64));
   const Var y = SquareOp()({&x, 1}, 0.5)[0];
   EXPECT_THROW(tape.GradientRecorded({&y, 1}, {&one, 1}, {&x, 1}), TensorError);
+}
+
+TEST_F(FusedOpTest, APlannedPolicyIsOfItsThreadAndCountsNothing) {
+  SetFusedPolicy({.enabled = false, .strict = true, .deterministic = false});
+  EXPECT_FALSE(GetFusedPolicy().deterministic);
+  {
+    const PlannedFusedPolicy planned({.enabled = true, .strict = false, .deterministic = true});
+    EXPECT_TRUE(GetFusedPolicy().deterministic);
+    EXPECT_EQ(Run(2), 1009.5);
+    EXPECT_EQ(Run(3), 9.5);  // refused
+  }
+  EXPECT_EQ(Counted().kernel + Counted().composed + Counted().fallback, 0);
+  EXPECT_FALSE(GetFusedPolicy().deterministic);
+  EXPECT_EQ(Run(2), 9.5);
+  EXPECT_EQ(Counted().composed, 1);
 }
 
 }  // namespace

@@ -10,8 +10,8 @@
 namespace mnemo::cuda {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kRun = 16;  // tokens
+constexpr int kThreads = kConvThreads;
+constexpr int kRun = kConvRun;  // tokens
 constexpr int kBefore = kConvTaps - 1;
 
 struct Sizes {
@@ -196,13 +196,6 @@ Sizes SizesOf(const ConvShape& shape) {
 
 }  // namespace
 
-bool SupportsConv(const ConvShape& shape) {
-  const bool dtype = shape.dtype == DType::kBF16 || shape.dtype == DType::kF32;
-  if (!dtype || shape.width % kLane != 0) return false;
-  if (shape.heads == 0) return true;
-  return shape.width % shape.heads == 0 && IsGroup(shape.width / shape.heads);
-}
-
 void ConvSiluNorm(const Launch& launch, const ConvShape& shape, const void* before, const void* x,
                   const float* weight, void* y) {
   const int64_t runs = shape.batch * CeilDivide(shape.tokens, kRun);
@@ -224,9 +217,7 @@ void ConvSiluNormBackward(const Launch& launch, const ConvShape& shape, const vo
   const int64_t runs = shape.batch * CeilDivide(shape.tokens, kRun);
   const int64_t columns = shape.width / kLane;
   if (runs == 0) return SumPartials(launch, nullptr, 0, shape.width * kConvTaps, grad_weight);
-  // Enough threads to fill the GPU, and no more shares than that.
-  const int64_t most = CeilDivide(int64_t{launch.multiprocessors} * 4 * kThreads, columns);
-  const int64_t shares = runs < most ? runs : most;
+  const int64_t shares = ConvShares(shape, launch.multiprocessors);
   float* partials = static_cast<float*>(
       launch.scratch.Take(shares * shape.width * kConvTaps * static_cast<int64_t>(sizeof(float))));
   DispatchRows(shape.dtype, [&](auto zero) {

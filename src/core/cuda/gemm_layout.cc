@@ -133,4 +133,51 @@ BatchDims BatchDimsOf(const View& a, const View& b, const View& out) {
   return dims;
 }
 
+namespace {
+
+// Leading dims that repeat (stride 0) once.
+View WithoutRepeats(const View& x) {
+  View once = x;
+  for (int axis = 0; axis + 2 < x.rank; ++axis) {
+    if (x.strides[axis] == 0) once.shape[axis] = 1;
+  }
+  return once;
+}
+
+// x as a copy with dense rows has it; leading dims that repeat still do.
+View CopyOf(const View& x) {
+  const View once = WithoutRepeats(x);
+  View result = Dense(once, nullptr, kProductPadding);
+  for (int axis = 0; axis + 2 < x.rank; ++axis) {
+    if (once.shape[axis] != x.shape[axis]) result.strides[axis] = 0;
+    result.shape[axis] = x.shape[axis];
+  }
+  return result;
+}
+
+}  // namespace
+
+std::vector<int64_t> ProductScratch(const View& a, const View& b, const View& out) {
+  const auto out_layout = LayoutOf(out);
+  if (out_layout && out_layout->transposed) {
+    return ProductScratch(Transposed(b), Transposed(a), Transposed(out));
+  }
+  std::vector<int64_t> bytes;
+  View left = a, right = b, result = out;
+  if (!out_layout) {
+    bytes.push_back(DenseBytes(out));
+    result = Dense(out, nullptr);
+  }
+  for (View* x : {&left, &right}) {
+    if (LayoutOf(*x)) continue;
+    bytes.push_back(DenseBytes(WithoutRepeats(*x), kProductPadding));
+    *x = CopyOf(*x);
+  }
+  FoldBatchIntoRows(&left, &right, &result);
+  if (BatchDimsOf(left, right, result).outer() > kMostProductLoops) {
+    for (const View* x : {&result, &left, &right}) bytes.push_back(DenseBytes(*x));
+  }
+  return bytes;
+}
+
 }  // namespace mnemo::cuda

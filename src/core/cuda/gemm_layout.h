@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "src/core/cuda/view.h"
 
@@ -42,5 +43,13 @@ struct BatchDims {
   }
 };
 BatchDims BatchDimsOf(const View& a, const View& b, const View& out);
+
+// Products of so many batches one after the other cost less than copies that make them one batch.
+inline constexpr int64_t kMostProductLoops = 32;
+// Rows of copies are this many elements apart, which every kernel of the library takes.
+inline constexpr int64_t kProductPadding = 8;
+// Bytes of each piece of scratch that a product takes (MatrixProducts::Run), where the library has
+// a kernel for it as it lies.
+std::vector<int64_t> ProductScratch(const View& a, const View& b, const View& out);
 
 }  // namespace mnemo::cuda

@@ -5,17 +5,11 @@
 #pragma once
 
 #include "src/core/cuda/kernels.h"
+#include "src/core/cuda/layer_shapes.h"
 
 namespace mnemo::cuda {
 
-// rms_norm over each of `heads` equal parts of a row.
-struct NormShape {
-  DType dtype = DType::kBF16;
-  int64_t rows = 0, width = 0, heads = 1;
-  float epsilon = 0;
-};
-// Parts of 8 to 256 features that are a power of two, or any multiple of 8 up to 4,096.
-bool SupportsNorm(const NormShape& shape);
+// Of a shape that SupportsNorm.
 void RmsNorm(const Launch& launch, const NormShape& shape, const void* x, const float* weight,
              void* y);
 // grad_weight may be null.
@@ -28,16 +22,7 @@ void SwiGlu(const Launch& launch, DType dtype, int64_t count, const void* a, con
 void SwiGluBackward(const Launch& launch, DType dtype, int64_t count, const void* a, const void* b,
                     const void* grad_y, void* grad_a, void* grad_b);
 
-// L2norm(SiLU(causal depthwise convolution)) with 4 taps, the norm over each of `heads` equal parts
-// of a row (parts of 8 to 256 features that are a power of two), or none where heads == 0.
-struct ConvShape {
-  DType dtype = DType::kBF16;
-  int64_t batch = 0, tokens = 0, width = 0, heads = 0;
-  float epsilon = 0;
-};
-inline constexpr int kConvTaps = 4;
-bool SupportsConv(const ConvShape& shape);
-// before [B, 3, d], x [B, T, d], weight [d, 4] -> y [B, T, d].
+// Of a shape that SupportsConv: before [B, 3, d], x [B, T, d], weight [d, 4] -> y [B, T, d].
 void ConvSiluNorm(const Launch& launch, const ConvShape& shape, const void* before, const void* x,
                   const float* weight, void* y);
 // Gradients of before, x and weight.

@@ -6,8 +6,6 @@
 
 namespace mnemo::cuda {
 
-inline constexpr int kLane = 8;  // features of a thread
-
 struct Lane {
   float at[kLane];
 };
@@ -51,10 +49,6 @@ void DispatchRows(DType dtype, F&& f) {
   if (dtype == DType::kBF16) return f(BFloat16{});
   if (dtype == DType::kF32) return f(float{});
   MNEMO_CUDA(cudaErrorInvalidValue);
-}
-
-inline bool IsGroup(int64_t features) {
-  return features >= kLane && features <= 32 * kLane && (features & (features - 1)) == 0;
 }
 
 }  // namespace mnemo::cuda

@@ -1,6 +1,7 @@
 #include "src/core/cuda/layers_op.h"
 
 #include "src/core/backend.h"
+#include "src/core/cuda/coverage.h"
 #include "src/core/cuda/cuda_backend.h"
 #include "src/core/cuda/layer_kernels.h"
 #include "src/core/cuda/layout.h"
@@ -20,21 +21,11 @@ Tensor DenseFloats(const Tensor& x) { return Dense(x.To(DType::kF32)); }
 
 CudaDevice& DeviceOf(const Tensor& x) { return static_cast<CudaDevice&>(Backend::For(x.device())); }
 
-NormShape ShapeOf(const Tensor& x, const NormAttributes& attributes) {
-  NormShape shape;
-  shape.dtype = x.dtype();
-  shape.width = x.dim(-1);
-  shape.rows = shape.width > 0 ? x.elements() / shape.width : 0;
-  shape.heads = attributes.heads;
-  shape.epsilon = static_cast<float>(attributes.epsilon);
-  return shape;
-}
-
 std::vector<Tensor> NormForward(std::span<const Tensor> inputs, const NormAttributes& attributes,
                                 std::vector<Tensor>*) {
   const Tensor x = Dense(inputs[0]), weight = DenseFloats(inputs[1]), y = EmptyLike(x);
   CudaScratch scratch(DeviceOf(x));
-  RmsNorm(scratch.launch(), ShapeOf(x, attributes), x.raw(), weight.data<float>(), y.raw());
+  RmsNorm(scratch.launch(), NormShapeOf(x, attributes), x.raw(), weight.data<float>(), y.raw());
   return {y};
 }
 
@@ -46,15 +37,9 @@ std::vector<Tensor> NormBackward(std::span<const Tensor> inputs, const NormAttri
   Tensor grad_weight;
   if (needs[1]) grad_weight = EmptyLike(weight);
   CudaScratch scratch(DeviceOf(x));
-  RmsNormBackward(scratch.launch(), ShapeOf(x, attributes), x.raw(), weight.data<float>(),
+  RmsNormBackward(scratch.launch(), NormShapeOf(x, attributes), x.raw(), weight.data<float>(),
                   grad_y.raw(), grad_x.raw(), needs[1] ? grad_weight.data<float>() : nullptr);
   return {grad_x, needs[1] ? grad_weight.To(inputs[1].dtype()) : Tensor()};
-}
-
-bool SupportsPair(std::span<const Tensor> inputs) {
-  const DType dtype = inputs[0].dtype();
-  return (dtype == DType::kBF16 || dtype == DType::kF32) && inputs[1].dtype() == dtype &&
-         inputs[0].shape() == inputs[1].shape() && inputs[0].elements() % 8 == 0;
 }
 
 std::vector<Tensor> SwiGluForward(std::span<const Tensor> inputs, const NoAttributes&,
@@ -76,28 +61,12 @@ std::vector<Tensor> SwiGluGradients(std::span<const Tensor> inputs, const NoAttr
   return {grad_a, grad_b};
 }
 
-ConvShape ShapeOf(const Tensor& x, const ConvAttributes& attributes) {
-  ConvShape shape;
-  shape.dtype = x.dtype();
-  shape.batch = x.dim(0);
-  shape.tokens = x.dim(1);
-  shape.width = x.dim(2);
-  shape.heads = attributes.heads;
-  shape.epsilon = static_cast<float>(attributes.epsilon);
-  return shape;
-}
-
-bool AcceptsConv(std::span<const Tensor> inputs, const ConvAttributes& attributes) {
-  return attributes.reach.empty() && inputs[2].dim(1) == kConvTaps &&
-         inputs[0].dtype() == inputs[1].dtype() && SupportsConv(ShapeOf(inputs[1], attributes));
-}
-
 std::vector<Tensor> ConvForward(std::span<const Tensor> inputs, const ConvAttributes& attributes,
                                 std::vector<Tensor>*) {
   const Tensor before = Dense(inputs[0]), x = Dense(inputs[1]), weight = DenseFloats(inputs[2]);
   const Tensor y = EmptyLike(x);
   CudaScratch scratch(DeviceOf(x));
-  ConvSiluNorm(scratch.launch(), ShapeOf(x, attributes), before.raw(), x.raw(),
+  ConvSiluNorm(scratch.launch(), ConvShapeOf(x, attributes), before.raw(), x.raw(),
                weight.data<float>(), y.raw());
   return {y};
 }
@@ -110,16 +79,10 @@ std::vector<Tensor> ConvBackward(std::span<const Tensor> inputs, const ConvAttri
   const Tensor grad_before = EmptyLike(before), grad_x = EmptyLike(x);
   const Tensor grad_weight = EmptyLike(weight);
   CudaScratch scratch(DeviceOf(x));
-  ConvSiluNormBackward(scratch.launch(), ShapeOf(x, attributes), before.raw(), x.raw(),
+  ConvSiluNormBackward(scratch.launch(), ConvShapeOf(x, attributes), before.raw(), x.raw(),
                        weight.data<float>(), grad_y.raw(), grad_before.raw(), grad_x.raw(),
                        grad_weight.data<float>());
   return {grad_before, grad_x, grad_weight.To(inputs[2].dtype())};
-}
-
-bool AcceptsRotation(std::span<const Tensor> inputs, const NoAttributes&) {
-  const DType dtype = inputs[0].dtype();
-  return (dtype == DType::kBF16 || dtype == DType::kF32) && inputs[0].dim(3) % 16 == 0 &&
-         inputs[1].dtype() == DType::kF32;
 }
 
 // x [B, H, T, f] turned by the tables, [B or 1, 1, T, f / 2], or back.
@@ -147,17 +110,10 @@ Tensor Turn(const Tensor& x_view, const Tensor& cosines, const Tensor& sines, bo
 
 void RegisterLayers() {
   RmsNormOp().Register(DeviceType::kCuda,
-                       {.accepts =
-                            [](std::span<const Tensor> inputs, const NormAttributes& attributes) {
-                              return SupportsNorm(ShapeOf(inputs[0], attributes));
-                            },
-                        .forward = NormForward,
-                        .backward = NormBackward});
-  SwiGluOp().Register(DeviceType::kCuda,
-                      {.accepts = [](std::span<const Tensor> inputs,
-                                     const NoAttributes&) { return SupportsPair(inputs); },
-                       .forward = SwiGluForward,
-                       .backward = SwiGluGradients});
+                       {.accepts = AcceptsNorm, .forward = NormForward, .backward = NormBackward});
+  SwiGluOp().Register(
+      DeviceType::kCuda,
+      {.accepts = AcceptsSwiGlu, .forward = SwiGluForward, .backward = SwiGluGradients});
   ConvSiluNormOp().Register(
       DeviceType::kCuda,
       {.accepts = AcceptsConv, .forward = ConvForward, .backward = ConvBackward});

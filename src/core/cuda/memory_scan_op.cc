@@ -3,7 +3,6 @@
 #include "src/core/backend.h"
 #include "src/core/cuda/cuda_backend.h"
 #include "src/core/cuda/layout.h"
-#include "src/core/cuda/memory/memory_scan.h"
 
 namespace mnemo::cuda {
 namespace {
@@ -15,22 +14,6 @@ MemoryScanInputs Unpack(std::span<const Tensor> list, const MemoryScanAttributes
   ForEachVar(attributes.rule, inputs, [&](Var& x) { x = Var(list[next++]); });
   MNEMO_CHECK(next == list.size());
   return inputs;
-}
-
-MemoryScanShape ShapeOf(const MemoryRule& rule, const Tensor& q) {
-  MemoryScanShape shape;
-  shape.batch = q.dim(0);
-  shape.heads = q.dim(1);
-  shape.tokens = q.dim(2);
-  shape.head_dim = static_cast<int>(rule.head_dim);
-  shape.hidden = static_cast<int>(rule.hidden);
-  shape.depth = rule.depth;
-  shape.chunk = static_cast<int>(rule.chunk);
-  shape.norm = rule.layer_norm;
-  shape.residual = rule.residual;
-  shape.gelu = rule.activation == MemoryActivation::kGelu;
-  shape.epsilon = static_cast<float>(rule.epsilon);
-  return shape;
 }
 
 Tensor EmptyLike(const Tensor& x) { return Tensor::Empty(x.shape(), x.dtype(), x.device()); }
@@ -129,7 +112,7 @@ std::vector<Tensor> Forward(std::span<const Tensor> list, const MemoryScanAttrib
   CudaScratch scratch(device);
   Tensor gain, bias;
   MemoryScanForwardArgs args;
-  args.shape = ShapeOf(attributes.rule, q);
+  args.shape = MemoryScanShapeOf(attributes.rule, q);
   args.q = Rows(q);
   args.k = Rows(k);
   args.v = Rows(v);
@@ -178,7 +161,7 @@ std::vector<Tensor> Backward(std::span<const Tensor> list, const MemoryScanAttri
   auto& device = static_cast<CudaDevice&>(Backend::For(q.device()));
   CudaScratch scratch(device);
   MemoryScanBackwardArgs args;
-  args.shape = ShapeOf(attributes.rule, q);
+  args.shape = MemoryScanShapeOf(attributes.rule, q);
   args.q = Rows(q);
   args.k = Rows(k);
   args.v = Rows(v);
@@ -220,19 +203,6 @@ std::vector<Tensor> Backward(std::span<const Tensor> list, const MemoryScanAttri
 }
 
 }  // namespace
-
-bool AcceptsMemoryScan(std::span<const Tensor> list, const MemoryScanAttributes& attributes) {
-  const MemoryRule& rule = attributes.rule;
-  if (list[0].dtype() != DType::kBF16 || attributes.open_count > 0 || attributes.resets.defined() ||
-      list[0].dim(2) % rule.chunk != 0) {
-    return false;
-  }
-  if (rule.biases || rule.row_scale || rule.clamp > 0 ||
-      rule.forgetting == Forgetting::kTowardsInitial) {
-    return false;
-  }
-  return MemoryScanSupports(ShapeOf(rule, list[0]));
-}
 
 void RegisterMemoryScan() {
   MemoryScanOp().Register(DeviceType::kCuda,

@@ -3,6 +3,7 @@
 
 #include <span>
 
+#include "src/core/cuda/memory/memory_scan.h"
 #include "src/core/fused/fused_ops.h"
 
 namespace mnemo::cuda {
@@ -10,6 +11,9 @@ namespace mnemo::cuda {
 // Whether the kernels cover a call: bf16 tokens, whole chunks, a rule and shape that they know,
 // and no resets. Pure function of shapes, dtypes and attributes.
 bool AcceptsMemoryScan(std::span<const Tensor> inputs, const MemoryScanAttributes& attributes);
+
+// What the kernels are told of a call with queries q [B, H, T, f].
+MemoryScanShape MemoryScanShapeOf(const MemoryRule& rule, const Tensor& q);
 
 void RegisterMemoryScan();
 

@@ -9,8 +9,8 @@
 namespace mnemo::cuda {
 namespace {
 
-constexpr int kGroupThreads = 256;
-constexpr int kBlockThreads = 512;  // at most
+constexpr int kGroupThreads = kNormGroupThreads;
+constexpr int kBlockThreads = kNormBlockThreads;  // at most
 
 struct Sizes {
   int64_t rows, width, part;  // part: features that are normalised together
@@ -156,75 +156,28 @@ __global__ void __launch_bounds__(kBlockThreads)
   }
 }
 
-// How a shape is launched: how many threads, and how many shares of grad_w they leave.
-struct Grid {
-  bool group;
-  unsigned blocks, threads;
-  int64_t shares;
-};
-
-int64_t RoundUp(int64_t x, int64_t unit) { return CeilDivide(x, unit) * unit; }
-
-Grid GridOf(const Launch& launch, const NormShape& shape) {
-  const int64_t part = shape.width / shape.heads;
-  Grid grid{};
-  grid.group = IsGroup(part);
-  if (grid.group) {
-    // Blocks that together hold whole rows.
-    const int64_t lanes = shape.width / kLane;
-    int64_t unit = lanes;  // blocks whose threads are a multiple of `lanes`
-    for (int64_t blocks = 1; blocks < lanes; ++blocks) {
-      if (blocks * kGroupThreads % lanes == 0) {
-        unit = blocks;
-        break;
-      }
-    }
-    const int64_t needed = CeilDivide(shape.rows * lanes, kGroupThreads);
-    const int64_t most = int64_t{8} * launch.multiprocessors;
-    const int64_t blocks = RoundUp(needed < most ? needed : most, unit);
-    grid.blocks = static_cast<unsigned>(blocks);
-    grid.threads = kGroupThreads;
-    grid.shares = blocks * kGroupThreads / lanes;
-  } else {
-    grid.threads = static_cast<unsigned>(RoundUp(part / kLane, 32));
-    const int64_t resident = int64_t{launch.multiprocessors} * (1024 / grid.threads) * 2;
-    const int64_t needed = shape.rows * shape.heads;
-    const int64_t blocks = RoundUp(needed < resident ? needed : resident, shape.heads);
-    grid.blocks = static_cast<unsigned>(blocks);
-    grid.shares = blocks / shape.heads;
-  }
-  return grid;
-}
-
 Sizes SizesOf(const NormShape& shape) {
   return {shape.rows, shape.width, shape.width / shape.heads, shape.epsilon};
 }
 
 }  // namespace
 
-bool SupportsNorm(const NormShape& shape) {
-  if (shape.width % shape.heads != 0) return false;
-  const int64_t part = shape.width / shape.heads;
-  const bool dtype = shape.dtype == DType::kBF16 || shape.dtype == DType::kF32;
-  return dtype && (IsGroup(part) || (part % kLane == 0 && part <= kBlockThreads * kLane));
-}
-
 void RmsNorm(const Launch& launch, const NormShape& shape, const void* x, const float* weight,
              void* y) {
   if (shape.rows == 0) return;
-  const Grid grid = GridOf(launch, shape);
+  const NormGrid grid = NormGridOf(shape, launch.multiprocessors);
   DispatchRows(shape.dtype, [&](auto zero) {
     using T = decltype(zero);
     const auto kernel = grid.group ? GroupForward<T> : BlockForward<T>;
-    kernel<<<grid.blocks, grid.threads, 0, launch.stream>>>(
-        SizesOf(shape), static_cast<const T*>(x), weight, static_cast<T*>(y));
+    kernel<<<static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.threads), 0,
+             launch.stream>>>(SizesOf(shape), static_cast<const T*>(x), weight, static_cast<T*>(y));
   });
   MNEMO_CUDA(cudaGetLastError());
 }
 
 void RmsNormBackward(const Launch& launch, const NormShape& shape, const void* x,
                      const float* weight, const void* grad_y, void* grad_x, float* grad_weight) {
-  const Grid grid = GridOf(launch, shape);
+  const NormGrid grid = NormGridOf(shape, launch.multiprocessors);
   float* shares = nullptr;
   if (grad_weight != nullptr) {
     shares = static_cast<float*>(
@@ -234,9 +187,9 @@ void RmsNormBackward(const Launch& launch, const NormShape& shape, const void* x
     DispatchRows(shape.dtype, [&](auto zero) {
       using T = decltype(zero);
       const auto kernel = grid.group ? GroupBackward<T> : BlockBackward<T>;
-      kernel<<<grid.blocks, grid.threads, 0, launch.stream>>>(
-          SizesOf(shape), static_cast<const T*>(x), weight, static_cast<const T*>(grad_y),
-          static_cast<T*>(grad_x), shares);
+      kernel<<<static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.threads), 0,
+               launch.stream>>>(SizesOf(shape), static_cast<const T*>(x), weight,
+                                static_cast<const T*>(grad_y), static_cast<T*>(grad_x), shares);
     });
     MNEMO_CUDA(cudaGetLastError());
   }
