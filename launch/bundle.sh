@@ -84,6 +84,7 @@ if (($# == 0)); then
   exit
 fi
 export MNEMO="$here/bin/mnemo" MNEMO_BUNDLE="$here"
+export MNEMO_OUTER_LIBRARY_PATH="${LD_LIBRARY_PATH:-}" # for programs that bring their own
 paths="$here/lib"
 # CUDA's libraries, where the loader does not find them by itself: next to the toolkit, or in
 # packages of Python.

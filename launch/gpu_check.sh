@@ -3,21 +3,32 @@
 #
 #   launch/gpu_check.sh [--out DIR] [--only STAGE[,STAGE]..]
 #
-#   --out DIR     results: STAGE.json and logs (default: runs/gpu_check). A stage whose JSON is there
-#                 is not run again; STAGE.failed.json says what was wrong and does not count
+#   --out DIR     results: STAGE.json and STAGE.log (default: runs/gpu_check). A stage whose JSON is
+#                 there is not run again; STAGE.failed.json says what was wrong and does not count
 #   --only LIST   these stages; without it all of them, in this order:
 #                   ops        every op, kernel, product and fused kernel against the CPU
-#                   sanitizer  a part of these under compute-sanitizer's memcheck
+#                   training   200 steps of tiny models: GPU beside CPU, twice, resumed, whatever
+#                              is kept for the backward pass
+#                   speed      training steps beside PyTorch's, three shapes
+#                   memory     their peaks beside the plan's and PyTorch's; needs what speed wrote
+#                   ops_bench  every op beside what the GPU gives at most; ops_bench.svg
+#                   recall     the cells of launch/recall_study.sh
+#                   sanitizer  a part of ops under compute-sanitizer's memcheck
 #                   race       the kernels that share memory of a block under its racecheck
 #
-# Each stage takes less than 8 minutes. Runs in a bundle (launch/bundle.sh) as `./run.sh
-# launch/gpu_check.sh`, or in the source tree on what is in build-cuda.
+# Each stage takes less than 8 minutes. speed and recall may need more than one call: what they have
+# done is kept in DIR (speed.part, recall.part), and they go on from there. In the environment: PYTHON, the Python that has
+# PyTorch (default: python3), and RECALL, more options of launch/recall_study.sh. Runs in a bundle
+# (launch/bundle.sh) as `./run.sh launch/gpu_check.sh`, or in the source tree on what is in
+# build-cuda.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-stages=(ops sanitizer race)
+stages=(ops training speed memory ops_bench recall sanitizer race)
 stage_seconds=470
+python="${PYTHON:-python3}"
+bench="$root/tests/bench"
 
 # program NAME: where it is.
 program() {
@@ -37,24 +48,40 @@ need() {
   for name in "$@"; do program "$name" >/dev/null; done
 }
 
-# run NAME COMMAND...: a part of the stage, within the stage's time, with a log and an entry in the
-# stage's JSON. Goes on after a failure, so that one call shows all of them.
+# What is left of the stage's time, in seconds.
+time_left() {
+  local left=$((stage_seconds - (SECONDS - stage_begin)))
+  echo $((left > 1 ? left : 1))
+}
+
+# run NAME COMMAND...: a part of the stage, within the stage's time, with its output in the stage's
+# log and an entry in the stage's JSON. Goes on after a failure, so that one call shows all of them.
 run() {
-  local name="$1" log="$out/$stage.$1.log" begin=$SECONDS code=0 left
+  local name="$1" log="$out/$stage.log" begin=$SECONDS code=0 left from
   shift
-  left=$((stage_seconds - (SECONDS - stage_begin)))
-  if ((left < 1)); then left=1; fi
-  timeout "$left" "$@" >"$log" 2>&1 || code=$?
-  if ((code == 124)); then echo "stopped after $left s" >>"$log"; fi
+  left="$(time_left)"
+  echo "== $name: $*" >>"$log"
+  from=$(($(stat -c %s "$log") + 1))
+  timeout --kill-after=10 "$left" "$@" >>"$log" 2>&1 || code=$?
+  if ((code == 124 || code == 137)); then echo "stopped after $left s" >>"$log"; fi
   if ((code != 0)); then
     failed+=("$name")
-    tail -n 40 "$log"
+    tail -c "+$from" "$log" | tail -n 40
   fi
   parts+=("$(printf '{"name": "%s", "exit_code": %d, "seconds": %d, "tests": %d, "failed": %d}' \
-    "$name" "$code" $((SECONDS - begin)) "$(grep -c '^\[       OK \]' "$log")" \
-    "$(grep -c '^\[  FAILED  \].*ms)$' "$log")")")
+    "$name" "$code" $((SECONDS - begin)) \
+    "$(tail -c "+$from" "$log" | grep -c '^\[       OK \]')" \
+    "$(tail -c "+$from" "$log" | grep -c '^\[  FAILED  \].*ms)$')")")
   say "$stage: $name: exit code $code, $((SECONDS - begin)) s"
 }
+
+# result NAME FILE: puts the JSON that a part wrote into the stage's.
+result() {
+  if [[ -s "$2" ]]; then results+=("\"$1\": $(cat "$2")"); fi
+}
+
+# The lines of the stage's log that are a Markdown table, and what is said of them.
+show() { grep -E "$1" "$out/$stage.log" || true; }
 
 programs=(cuda_ops_test cuda_waist_test cuda_fused_kernels_test)
 
@@ -63,6 +90,63 @@ stage_ops() {
   run ops "$(program cuda_ops_test)"
   run waist "$(program cuda_waist_test)"
   run fused_kernels "$(program cuda_fused_kernels_test)"
+}
+
+stage_training() {
+  need mnemo
+  local shards="$out/text" text=/usr/include
+  # Real text that every machine has: C headers, or what Python brings along.
+  if (($(find "$text" -name '*.h' 2>/dev/null | head -n 500 | wc -l) < 500)); then
+    text="$("$python" -c 'import os; print(os.path.dirname(os.__file__))')"
+  fi
+  run prepare "$(program mnemo)" data prepare "$text" --include '*.h' --include '*.py' \
+    --invalid-utf8 replace --holdout 0.05 --out "$shards" --overwrite --quiet
+  run devices "$python" "$bench/training/devices.py" "$(program mnemo)" "$root/configs" "$shards" \
+    --json "$out/devices.part"
+  result devices "$out/devices.part"
+  show 'same|NO|bf16'
+}
+
+# Beside PyTorch, three shapes. What is done is kept between calls.
+stage_speed() {
+  need mnemo
+  run compare "$python" "$bench/training/compare.py" "$(program mnemo)" "$root/configs" \
+    --python "$(command -v "$python")" --budget "$(($(time_left) - 15))" --json "$out/speed.part"
+  result training "$out/speed.part"
+  show '^\||over PyTorch|not tried'
+}
+
+stage_memory() {
+  need mnemo
+  [[ -s "$out/speed.part" ]] || die "$out/speed.part is not there; run the stage speed before"
+  run memory "$python" "$bench/training/memory.py" "$(program mnemo)" "$root/configs" \
+    "$out/speed.part" --json "$out/memory.part"
+  result memory "$out/memory.part"
+  show '^\|'
+}
+
+stage_ops_bench() {
+  need mnemo
+  run ops "$(program mnemo)" bench ops --device cuda --json "$out/ops_bench.part" \
+    --plot "$out/ops_bench.svg"
+  result ops "$out/ops_bench.part"
+}
+
+# Several small trainings share the GPU, each as long as it may. What is done is kept between calls.
+stage_recall() {
+  need mnemo
+  local more
+  if [[ -s "$out/recall.part" ]]; then # from another machine, maybe
+    "$python" "$bench/recall/table.py" "$out/recall_cells" --restore "$out/recall.part" >/dev/null
+  fi
+  read -r -a more <<<"${RECALL:-}"
+  run study env MNEMO="$(program mnemo)" "$root/launch/recall_study.sh" --out "$out/recall_cells" \
+    --cells all --jobs 8 --seconds 60 --budget "$(($(time_left) - 15))" \
+    --set execution.device=CUDA "${more[@]}"
+  run table "$python" "$bench/recall/table.py" "$out/recall_cells" --json "$out/recall.part" \
+    --expect 48
+  result recall "$out/recall.part"
+  show '^\||cells'
 }
 
 sanitizer="$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)"
@@ -96,11 +180,12 @@ stage_race() {
 }
 
 run_stage() {
-  stage="$1" stage_begin=$SECONDS parts=() failed=()
+  stage="$1" stage_begin=$SECONDS parts=() failed=() results=()
   if [[ -e "$out/$stage.json" ]]; then
     say "$stage: done before, see $out/$stage.json"
     return
   fi
+  : >"$out/$stage.log"
   "stage_$stage"
   local target="$out/$stage.json" text
   if ((${#failed[@]} > 0)); then
@@ -108,8 +193,11 @@ run_stage() {
     all_failed+=("$stage (${failed[*]})")
   fi
   text="$(printf '%s, ' "${parts[@]}")"
-  printf '{"stage": "%s", "gpu": "%s", "seconds": %d, "parts": [%s]}\n' "$stage" "$gpu" \
-    $((SECONDS - stage_begin)) "${text%, }" >"$target"
+  local details=""
+  if ((${#results[@]} > 0)); then details="$(printf ', %s' "${results[@]}")"; fi
+  printf '{"stage": "%s", "gpu": "%s", "seconds": %d, "parts": [%s]%s}\n' "$stage" "$gpu" \
+    $((SECONDS - stage_begin)) "${text%, }" "$details" >"$target"
+  if [[ "$target" == "$out/$stage.json" ]]; then rm -f "$out/$stage.failed.json"; fi
   say "$stage: $target"
 }
 

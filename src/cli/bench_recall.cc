@@ -48,7 +48,9 @@ absl::Status BenchRecall(const RecallFlags& flags) {
                            {"pairs", shape.pairs},
                            {"distance", shape.distance()},
                            {"values", shape.values},
-                           {"batch", flags.options.batch}};
+                           {"batch", flags.options.batch},
+                           {"stop_at", flags.options.stop_at},
+                           {"limit_seconds", flags.options.seconds}};
   for (const RecallReport& report : trained.reports) result["reports"].push_back(ToJson(report));
   return WriteBenchJson(flags.json, std::move(result));
 }
@@ -84,6 +86,11 @@ void AddBenchRecall(CLI::App& bench, Action& chosen) {
   command
       ->add_option("--stop-at", flags->options.stop_at,
                    "End once this accuracy is reached; above 1: never")
+      ->capture_default_str();
+  command
+      ->add_option("--seconds", flags->options.seconds,
+                   "End once so much time has passed; 0: never")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_option("--json", flags->json, "Write the result to this file");
   command->callback([&chosen, flags] { chosen = [flags] { return BenchRecall(*flags); }; });

@@ -14,6 +14,12 @@
 namespace mnemo {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
+double Since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
 // Evaluation data are steps that training never reaches.
 constexpr uint64_t kEvaluationSteps = uint64_t{1} << 40;
 
@@ -91,19 +97,19 @@ absl::StatusOr<RecallResult> TrainRecall(const v1::RunConfig& run, const RecallO
   RecallSource source(config, options.shape);
   MNEMO_ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer, Trainer::Create(config, source));
   const int64_t steps = config.train().steps();
-  const auto began = std::chrono::steady_clock::now();
+  const Clock::time_point began = Clock::now();
   std::vector<RecallReport> reports;
   for (int64_t step = 1; step <= steps; ++step) {
     v1::StepMetrics metrics;
     MNEMO_RETURN_IF_ERROR(trainer->Step(metrics, /*statistics=*/false));
-    if (step % options.report_every != 0 && step != steps) continue;
+    const bool late = options.seconds > 0 && Since(began) >= options.seconds;
+    if (step % options.report_every != 0 && step != steps && !late) continue;
     MNEMO_ASSIGN_OR_RETURN(const double accuracy, AtTheDoor([&]() -> absl::StatusOr<double> {
                              return Accuracy(*trainer, options);
                            }));
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - began;
-    reports.push_back({step, metrics.loss(), accuracy, seconds.count()});
+    reports.push_back({step, metrics.loss(), accuracy, Since(began)});
     if (progress) progress(reports.back());
-    if (accuracy >= options.stop_at) break;
+    if (accuracy >= options.stop_at || late) break;
   }
   return RecallResult{std::move(reports), trainer->spec(), trainer->parameters()};
 }

@@ -18,6 +18,7 @@ struct RecallOptions {
   int64_t evaluation_batches = 4;  // fresh data, never trained on
   int64_t report_every = 100;      // steps between accuracies
   double stop_at = 1.1;            // ends early once this accuracy is reached
+  double seconds = 0;              // ends early once so much time has passed; 0: never
 };
 
 struct RecallReport {

@@ -58,6 +58,17 @@ TEST(RecallTraining, LearnsAndStopsAtTheAccuracyAskedFor) {
   EXPECT_EQ(Recall(config, options).size(), 1u);
 }
 
+TEST(RecallTraining, EndsWhenItsTimeIsOverAndSaysHowFarItCame) {
+  RecallOptions options = TinyRecall();
+  options.report_every = 100;
+  options.seconds = 1e-9;
+  const std::vector<RecallReport> reports = Recall(Effective(TinyRun()), options);
+  ASSERT_EQ(reports.size(), 1u);
+  EXPECT_EQ(reports[0].step, 1);
+  options.seconds = 1e9;
+  EXPECT_EQ(Recall(Effective(TinyRun()), options).back().step, 6);
+}
+
 // A configuration that nothing has checked must not bring the program down.
 TEST(RecallTraining, WhatTensorCodeThrowsIsAStatus) {
   v1::RunConfig config = Effective(TinyRun());

@@ -67,17 +67,17 @@ cat >"$scratch/mnemo" <<'END'
 #!/usr/bin/env bash
 printf '%s\n' "$*" >>"$(dirname "$0")/calls"
 while [[ "$1" != --json ]]; do shift; done
-printf '%s\n' '{"reports": [' '{"step": 100, "accuracy": 0.25},' '{"step": 200, "accuracy": 0.5}' \
-  ']}' >"$2"
+printf '%s\n' '{"limit_seconds": 7, "reports": [' '{"accuracy": 0.25, "seconds": 1.5, "step": 100},' \
+  '{"accuracy": 0.5, "seconds": 2.5, "step": 200}' ']}' >"$2"
 [[ ! -e "$(dirname "$0")/fail" ]]
 END
 chmod +x "$scratch/mnemo"
 study() { MNEMO="$scratch/mnemo" "$root/launch/recall_study.sh" --out "$scratch/study" "$@"; }
 cell=lmm_chunk16_momentum-true_t256_seed
 study --cells 2 --steps 200 --set model.layers=1 >"$scratch/table"
-grep -qE "^${cell}1 +200 +0\.500\$" "$scratch/table" ||
+grep -qE "^${cell}1 +200 +0\.500 +2\.5\$" "$scratch/table" ||
   die "the study's table: $(cat "$scratch/table")"
-(($(grep -cE "^$cell[0-9] " "$scratch/table") == 2)) || die "not two cells: $(cat "$scratch/table")"
+(($(grep -cE "^${cell}[0-9] " "$scratch/table") == 2)) || die "not two cells: $(cat "$scratch/table")"
 for words in --length\ 256 --steps\ 200 train.seed=2 model.memory.chunk=16 model.layers=1; do
   tail -n 1 "$scratch/calls" | grep -qF -- "$words" || die "a cell is trained without $words"
 done
@@ -89,9 +89,34 @@ rm "$scratch/fail"
 study >"$scratch/table"
 (($(wc -l <"$scratch/calls") == 4)) || die "cells are made again: $(cat "$scratch/calls")"
 tail -n 1 "$scratch/calls" | grep -qF train.seed=3 || die "the study does not go on"
-(($(grep -cE "^$cell[0-9] " "$scratch/table") == 3)) || die "not three: $(cat "$scratch/table")"
+(($(grep -cE "^${cell}[0-9] " "$scratch/table") == 3)) || die "not three: $(cat "$scratch/table")"
 study --cells 0 >"$scratch/table"
 (($(wc -l <"$scratch/calls") == 4)) || die "a table alone trains"
+# Several at once, with limits; the last line says how many are there.
+expect_error "--budget needs --seconds" study --budget 100
+expect_error "--jobs needs a whole number, not 'x'" study --jobs x
+study --cells 7 --jobs 3 --gpus 2 --seconds 30 >"$scratch/table"
+[[ "$(tail -n 1 "$scratch/table")" == "recall_study: 10 of 48 cells" ]] ||
+  die "not ten cells: $(cat "$scratch/table")"
+tail -n 1 "$scratch/calls" | grep -qF -- "--seconds 30" || die "a cell has no limit"
+tail -n 1 "$scratch/calls" | grep -qF execution.threads= || die "cells share no cores"
+study --cells all --seconds 30 --budget 40 >"$scratch/table" 2>&1
+(($(wc -l <"$scratch/calls") == 11)) || die "a cell begins that may not end in time"
+study --cells all --jobs 2 >"$scratch/table"
+[[ "$(tail -n 1 "$scratch/table")" == "recall_study: 48 of 48 cells" ]] ||
+  die "not all cells: $(tail -n 1 "$scratch/table")"
+# All of it in one file and a table, and back; cells of other names in the file stay.
+tabulate() { python3 "$root/tests/bench/recall/table.py" "$@"; }
+printf '{"cells": [{"name": "other", "reports": []}]}' >"$scratch/recall.json"
+tabulate "$scratch/study" --json "$scratch/recall.json" --expect 48 >"$scratch/table"
+grep -qF '| 1,024 | MAG | 64 | no | 0.500 (200) | 0.500 (200) | 0.500 (200) |' "$scratch/table" ||
+  die "the study's Markdown: $(cat "$scratch/table")"
+tabulate "$scratch/again" --restore "$scratch/recall.json" >"$scratch/table"
+diff <(cd "$scratch/study" && ls -- *.json) <(cd "$scratch/again" && ls) ||
+  die "cells are lost between the study and one file"
+grep -qF '"other"' "$scratch/recall.json" || die "other cells are lost"
+rm "$scratch/again/${cell}1.json"
+expect_error "47 of 48 cells" tabulate "$scratch/again" --expect 48
 
 # Lines enough to fill any pipe: who reads only the first must not fail for it.
 awk 'BEGIN {

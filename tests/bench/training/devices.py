@@ -1,15 +1,22 @@
 #!/usr/bin/env python3
 """The same small training runs on the CPU and on a GPU, in f32 and bf16.
 
-    devices.py MNEMO CONFIGS SHARDS --json OUT.json [--steps N] [--block NAME]...
+    devices.py MNEMO CONFIGS SHARDS --json OUT.json [--steps N] [--block NAME]... [--jobs N]
 
 MNEMO is the binary, CONFIGS the folder with tiny_*.textproto, SHARDS a prepared data set. For each
 block: CUDA f32 follows CPU f32 step by step (how far apart, and when); bf16 ends within 1 % of it,
 over the mean of the last tenth of the steps; a second bf16 run has the same losses, bit by bit; a
-run that was stopped in the middle and resumed too. Exit code 1 if one of these does not hold.
+run that was stopped in the middle and resumed too.
+
+And for one grid of slices, whatever is kept for the backward pass (train.rematerialize KEEP_ALL,
+UNITS, SLICES), in f32 and bf16 over a tenth of the steps: the losses of all steps, the weights after
+them, and the losses that these give every single token of the held-out text are equal bit by bit.
+
+Exit code 1 if one of these does not hold. --jobs blocks are tried at once.
 """
 import argparse
 import concurrent.futures
+import hashlib
 import json
 import os
 import shutil
@@ -18,26 +25,56 @@ import sys
 import tempfile
 
 BLOCKS = ("mac", "mag", "lmm", "transformer")
+POLICIES = ("KEEP_ALL", "UNITS", "SLICES")
+SLICE = 128  # of the tiny configurations' 512 tokens
+EVALUATED = 8192
+
+
+class Failed(Exception):
+    pass
+
+
+def call(command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Failed(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
 
 
 class Runs:
     def __init__(self, args, block, work):
         self.args, self.block, self.work = args, block, work
 
-    def train(self, name, device, precision, steps, extra=()):
+    def train(self, name, device, precision, steps, settings=None):
         run = os.path.join(self.work, name)
         config = os.path.join(self.args.configs, f"tiny_{self.block}.textproto")
+        settings = {"execution.device": device, "execution.precision": precision,
+                    "execution.threads": self.args.threads,
+                    "train.optimizer.decay_steps": self.args.steps, **(settings or {})}
         command = [self.args.mnemo, "train", config, "--run-dir", run,
-                   "--shards", self.args.shards, "--steps", str(steps),
-                   "--set", f"execution.device={device}",
-                   "--set", f"execution.precision={precision}",
-                   "--set", f"train.optimizer.decay_steps={self.args.steps}", *extra]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            sys.exit(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+                   "--shards", self.args.shards, "--steps", str(steps)]
+        for path, value in settings.items():
+            command += ["--set", f"{path}={value}"]
+        call(command)
         with open(os.path.join(run, "metrics.jsonl")) as file:
             lines = [json.loads(line) for line in file]
         return {line["step"]: line for line in lines if "loss" in line and "step" in line}
+
+    def weights(self, name):
+        """The trained weights' digest."""
+        return digest(os.path.join(self.work, name, "model", "model.safetensors"))
+
+    def token_losses(self, name):
+        """The digest of the file with each held-out token's loss."""
+        path = os.path.join(self.work, f"{name}.h5")
+        call([self.args.mnemo, "eval", "--model", os.path.join(self.work, name, "model"),
+              "--shards", self.args.shards, "--max-tokens", str(EVALUATED),
+              "--per-token-loss", path, "--set", f"execution.threads={self.args.threads}"])
+        return digest(path)
+
+
+def digest(path):
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def losses(run):
@@ -57,11 +94,30 @@ def on_gpu(args, runs):
     return wide, narrow, again, losses(runs.train("resumed", "CUDA", "BF16", args.steps))
 
 
+def policies(args, runs, precision):
+    """By policy: losses of the steps, weights, losses of tokens."""
+    seen = {}
+    for policy in POLICIES:
+        name = f"{precision}_{policy}"
+        run = runs.train(name, "CUDA", precision, max(2, args.steps // 10),
+                         {"train.rematerialize": policy, "train.slice": SLICE,
+                              "train.optimizer.warmup_steps": 2})
+        seen[policy] = {"losses": losses(run), "weights": runs.weights(name),
+                        "token_losses": runs.token_losses(name)}
+    return seen
+
+
+def same_for_all(seen):
+    return {what: all(entry[what] == seen["KEEP_ALL"][what] for entry in seen.values())
+            for what in ("losses", "weights", "token_losses")}
+
+
 def check(args, block, work):
     runs = Runs(args, block, work)
     with concurrent.futures.ThreadPoolExecutor() as pool:  # the CPU beside the GPU
         on_cpu = pool.submit(runs.train, "cpu", "CPU", "F32", args.steps)
         gpu, narrow_run, again, resumed = on_gpu(args, runs)
+        kept = {p: same_for_all(policies(args, runs, p)) for p in ("F32", "BF16")}
         cpu = losses(on_cpu.result())
     narrow = losses(narrow_run)
     apart = [abs(a - b) / abs(a) for a, b in zip(cpu, gpu)]
@@ -77,14 +133,37 @@ def check(args, block, work):
         "bf16_apart_at_end": abs(tail(narrow) - tail(cpu)) / tail(cpu),
         "twice_the_same": narrow == again,
         "resumed_the_same": narrow == resumed,
+        "same_whatever_is_kept": kept,
         "steps": len(cpu),
         "fused": last.get("fused"),
         "tokens_per_second_bf16": last.get("tokens_per_second"),
     }
     result["ok"] = (result["f32_apart_first"] < 1e-5 and result["bf16_apart_at_end"] < 0.01
                     and result["twice_the_same"] and result["resumed_the_same"]
+                    and all(all(same.values()) for same in kept.values())
                     and len(cpu) == len(gpu) == len(narrow) == args.steps)
     return result
+
+
+def check_alone(args, block):
+    work = tempfile.mkdtemp()
+    try:
+        return check(args, block, work)
+    except (Failed, OSError, KeyError) as problem:
+        return {"ok": False, "error": str(problem)}
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def row(block, r):
+    if "error" in r:
+        return f"{block:<12} {r['error']}"
+    kept = all(all(same.values()) for same in r["same_whatever_is_kept"].values())
+    return (f"{block:<12} {r['cpu_f32']:>8.4f} {r['gpu_f32']:>8.4f} {r['gpu_bf16']:>8.4f} "
+            f"{r['f32_apart_first']:>17.1e} {r['f32_apart_at_10']:>9.1e} "
+            f"{r['f32_apart']:>9.1e} {r['bf16_apart_at_end']:>12.1e}  "
+            f"{'same' if r['twice_the_same'] else 'NO':<5}  "
+            f"{'same' if r['resumed_the_same'] else 'NO':<7}  {'same' if kept else 'NO'}")
 
 
 def main():
@@ -94,24 +173,21 @@ def main():
     parser.add_argument("shards")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--block", action="append", choices=BLOCKS)
+    parser.add_argument("--jobs", type=int, default=len(BLOCKS))
     parser.add_argument("--json", required=True)
     args = parser.parse_args()
+    args.threads = max(1, os.cpu_count() // args.jobs)
     results = {"bench": "training_devices", "steps": args.steps, "blocks": {}}
     print(f"{'block':<12} {'CPU f32':>8} {'GPU f32':>8} {'bf16':>8} {'f32 apart: first':>17} "
-          f"{'10 steps':>9} {'all':>9} {'bf16 at end':>12}  twice  resumed")
-    for block in args.block or BLOCKS:
-        work = tempfile.mkdtemp()
-        try:
-            r = results["blocks"][block] = check(args, block, work)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-        print(f"{block:<12} {r['cpu_f32']:>8.4f} {r['gpu_f32']:>8.4f} {r['gpu_bf16']:>8.4f} "
-              f"{r['f32_apart_first']:>17.1e} {r['f32_apart_at_10']:>9.1e} "
-              f"{r['f32_apart']:>9.1e} {r['bf16_apart_at_end']:>12.1e}  "
-              f"{'same' if r['twice_the_same'] else 'NO':<5}  "
-              f"{'same' if r['resumed_the_same'] else 'NO'}", flush=True)
-        with open(args.json, "w") as file:
-            json.dump(results, file, indent=2)
+          f"{'10 steps':>9} {'all':>9} {'bf16 at end':>12}  twice  resumed  kept")
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        tried = {pool.submit(check_alone, args, block): block for block in args.block or BLOCKS}
+        for done in concurrent.futures.as_completed(tried):
+            block = tried[done]
+            results["blocks"][block] = done.result()
+            print(row(block, results["blocks"][block]), flush=True)
+            with open(args.json, "w") as file:
+                json.dump(results, file, indent=2)
     return 0 if all(r["ok"] for r in results["blocks"].values()) else 1
 
 
