@@ -92,7 +92,51 @@ struct Chunk {
   std::vector<Mat> h, z, u, d;        // keys: h[i] input of layer i, z its output, d the delta
   std::vector<Mat> x, zq, qw, qs, r;  // reads
   Mat err;
+  std::vector<double> norm2,
+      factor;                // of the inner gradient; what the clamp multiplies it with
+  std::vector<Mat> clamped;  // d, clamped: what is read and written
+  std::vector<Mat> q0;       // reads through W_0
 };
+
+double RowSquares(const Mat& a, int row) {
+  double sum = 0;
+  for (int j = 0; j < a.cols; ++j) sum += a(row, j) * a(row, j);
+  return sum;
+}
+
+void Clamp(const Rule& rule, Chunk& c) {
+  c.norm2.assign(c.n, 0), c.factor.assign(c.n, 1);
+  for (int t = 0; t < c.n && rule.clamp > 0; ++t) {
+    for (int i = 0; i < rule.depth; ++i)
+      c.norm2[t] += RowSquares(c.d[i], t) * RowSquares(c.h[i], t);
+    c.factor[t] = 1 / std::sqrt(1 + c.norm2[t] / (rule.clamp * rule.clamp));
+  }
+  for (const Mat& d : c.d) c.clamped.push_back(ScaleRows(c.factor, d));
+}
+
+// The adjoints of the clamped deltas -> those of the deltas, and what their inputs get.
+void ClampBackward(const Rule& rule, const Chunk& c, std::vector<Mat>& dd, std::vector<Mat>& dh) {
+  if (!(rule.clamp > 0)) return;
+  std::vector<double> dfactor(c.n), scale(c.n);
+  for (int i = 0; i < rule.depth; ++i) AddRowDots(dfactor, 1, dd[i], c.d[i]);
+  for (int t = 0; t < c.n; ++t)
+    scale[t] = -dfactor[t] * std::pow(c.factor[t], 3) / (rule.clamp * rule.clamp);  // 2 dL/dn^2
+  for (int i = 0; i < rule.depth; ++i) {
+    for (int t = 0; t < c.n; ++t) {
+      const double h2 = RowSquares(c.h[i], t), d2 = RowSquares(c.d[i], t);
+      for (int j = 0; j < c.d[i].cols; ++j)
+        dd[i](t, j) = c.factor[t] * dd[i](t, j) + scale[t] * h2 * c.d[i](t, j);
+      for (int j = 0; j < c.h[i].cols; ++j) dh[i](t, j) += scale[t] * d2 * c.h[i](t, j);
+    }
+  }
+}
+
+// 1 - A_t where the rule forgets towards W_0.
+std::vector<double> Fade(const Rule& rule, const Coefficients& c) {
+  std::vector<double> fade(c.a.size(), 0);
+  for (size_t t = 0; t < fade.size() && rule.towards_initial; ++t) fade[t] = 1 - c.a[t];
+  return fade;
+}
 
 Mat Rows(const Mat& a, int t0, int n) {
   Mat c(n, a.cols);
@@ -141,6 +185,10 @@ Chunk RunChunk(const Rule& rule, const Inputs& in, const State& state, int t0, M
           {},
           {},
           {},
+          {},
+          {},
+          {},
+          {},
           {}};
   c.h.push_back(c.k);
   for (int i = 0; i < depth; ++i) {
@@ -154,6 +202,7 @@ Chunk RunChunk(const Rule& rule, const Inputs& in, const State& state, int t0, M
     c.u[i] = Product(c.d[i + 1], false, state.w[i + 1], false);
     c.d[i] = Hadamard(c.u[i], Slopes(rule, c.z[i]));
   }
+  Clamp(rule, c);
   c.x.push_back(c.q);
   for (int i = 0; i < depth; ++i) {
     c.qw.push_back(Product(c.x[i], false, state.w[i], true));
@@ -161,7 +210,11 @@ Chunk RunChunk(const Rule& rule, const Inputs& in, const State& state, int t0, M
     c.r.push_back(Product(c.x[i], false, c.h[i], true));
     Mat z = ScaleRows(c.c.a, c.qw[i]);
     Axpy(z, 1, ScaleRows(c.c.b, c.qs[i]));
-    Add(z, Hadamard(c.c.g, c.r[i]), false, c.d[i], false, -1);
+    if (rule.towards_initial) {
+      c.q0.push_back(Product(c.x[i], false, in.initial[i], true));
+      Axpy(z, 1, ScaleRows(Fade(rule, c.c), c.q0[i]));
+    }
+    Add(z, Hadamard(c.c.g, c.r[i]), false, c.clamped[i], false, -1);
     c.zq.push_back(z);
     if (i + 1 < depth) c.x.push_back(Values(rule, z));
   }
@@ -177,7 +230,7 @@ Chunk RunChunk(const Rule& rule, const Inputs& in, const State& state, int t0, M
   return c;
 }
 
-State NextState(const Rule& rule, const Chunk& c) {
+State NextState(const Rule& rule, const Inputs& in, const Chunk& c) {
   State next = c.state;
   const int last = c.n - 1;
   std::vector<double> g(c.n), p(c.n);
@@ -185,9 +238,10 @@ State NextState(const Rule& rule, const Chunk& c) {
   for (int i = 0; i < rule.depth; ++i) {
     for (double& x : next.w[i].v) x *= c.c.a[last];
     Axpy(next.w[i], c.c.b[last], c.state.s[i]);
-    Add(next.w[i], c.d[i], true, ScaleRows(g, c.h[i]), false, -1);
+    if (rule.towards_initial) Axpy(next.w[i], 1 - c.c.a[last], in.initial[i]);
+    Add(next.w[i], c.clamped[i], true, ScaleRows(g, c.h[i]), false, -1);
     for (double& x : next.s[i].v) x *= c.c.e[last];
-    Add(next.s[i], c.d[i], true, ScaleRows(p, c.h[i]), false, -1);
+    Add(next.s[i], c.clamped[i], true, ScaleRows(p, c.h[i]), false, -1);
   }
   return next;
 }
@@ -298,7 +352,7 @@ void ChunkBackward(const Rule& rule, const Inputs& in, const Chunk& c, const Mat
   for (int i = depth - 1; i >= 0; --i) {
     AddRowDots(dc.a, 1, dz, c.qw[i]);
     AddRowDots(dc.b, 1, dz, c.qs[i]);
-    const Mat t = Product(dz, false, c.d[i], true), m = Hadamard(c.c.g, t);
+    const Mat t = Product(dz, false, c.clamped[i], true), m = Hadamard(c.c.g, t);
     Axpy(dc.g, -1, Hadamard(c.r[i], t));
     Add(dd[i], Hadamard(c.c.g, c.r[i]), true, dz, false, -1);
     Add(dh[i], m, true, c.x[i], false, -1);
@@ -307,6 +361,12 @@ void ChunkBackward(const Rule& rule, const Inputs& in, const Chunk& c, const Mat
     Add(dprev.s[i], bz, true, c.x[i], false);
     Mat dx = Product(az, false, c.state.w[i], false);
     Add(dx, bz, false, c.state.s[i], false);
+    if (rule.towards_initial) {
+      const Mat fz = ScaleRows(Fade(rule, c.c), dz);
+      AddRowDots(dc.a, -1, dz, c.q0[i]);
+      Add(dx, fz, false, in.initial[i], false);
+      Add(out.initial[i], fz, true, c.x[i], false);
+    }
     Add(dx, m, false, c.h[i], false, -1);
     if (i > 0) {
       dz = Hadamard(dx, Slopes(rule, c.zq[i - 1]));
@@ -322,19 +382,24 @@ void ChunkBackward(const Rule& rule, const Inputs& in, const Chunk& c, const Mat
   for (int i = 0; i < depth; ++i) {
     const Mat hw = Product(c.h[i], false, dstate.w[i], true);
     const Mat hs = Product(c.h[i], false, dstate.s[i], true);
-    AddRowDots(dg, -1, c.d[i], hw);
-    AddRowDots(dp, -1, c.d[i], hs);
+    AddRowDots(dg, -1, c.clamped[i], hw);
+    AddRowDots(dp, -1, c.clamped[i], hs);
     Axpy(dd[i], -1, ScaleRows(g, hw));
     Axpy(dd[i], -1, ScaleRows(p, hs));
-    Add(dh[i], ScaleRows(g, c.d[i]), false, dstate.w[i], false, -1);
-    Add(dh[i], ScaleRows(p, c.d[i]), false, dstate.s[i], false, -1);
+    Add(dh[i], ScaleRows(g, c.clamped[i]), false, dstate.w[i], false, -1);
+    Add(dh[i], ScaleRows(p, c.clamped[i]), false, dstate.s[i], false, -1);
     dc.a[last] += Dot(dstate.w[i], c.state.w[i]);
     dc.b[last] += Dot(dstate.w[i], c.state.s[i]);
     dc.e[last] += Dot(dstate.s[i], c.state.s[i]);
     Axpy(dprev.w[i], c.c.a[last], dstate.w[i]);
     Axpy(dprev.s[i], c.c.b[last], dstate.w[i]);
     Axpy(dprev.s[i], c.c.e[last], dstate.s[i]);
+    if (rule.towards_initial) {
+      dc.a[last] -= Dot(dstate.w[i], in.initial[i]);
+      Axpy(out.initial[i], 1 - c.c.a[last], dstate.w[i]);
+    }
   }
+  ClampBackward(rule, c, dd, dh);
   for (int s = 0; s < n; ++s) dc.g(last, s) += dg[s], dc.p(last, s) += dp[s];
   // Keys: up through the deltas, then down through the network.
   std::vector<Mat> dz_extra(depth);
@@ -366,11 +431,38 @@ void ChunkBackward(const Rule& rule, const Inputs& in, const Chunk& c, const Mat
 
 }  // namespace
 
+namespace {
+
+bool Resets(const Rule& rule, const Inputs& in, int t0) {
+  return !in.resets.empty() && in.resets[t0 / rule.chunk];
+}
+
+// To W_0, S = 0, where the chunk that begins at t0 is to begin there.
+void Reset(const Rule& rule, const Inputs& in, int t0, State& state) {
+  if (!Resets(rule, in, t0)) return;
+  state.w = in.initial;
+  for (Mat& s : state.s) std::fill(s.v.begin(), s.v.end(), 0.0);
+}
+
+void ResetBackward(const Rule& rule, const Inputs& in, int t0, Gradients& out) {
+  if (!Resets(rule, in, t0)) return;
+  for (int i = 0; i < rule.depth; ++i) {
+    Axpy(out.initial[i], 1, out.carry.w[i]);
+    for (Mat* x : {&out.carry.w[i], &out.carry.s[i]}) std::fill(x->v.begin(), x->v.end(), 0.0);
+  }
+}
+
+}  // namespace
+
 Outputs Forward(const Rule& rule, const Inputs& in) {
   const RoundOperands rounding(rule.round_operands);
-  Outputs out{Mat(in.q.rows, in.q.cols), in.carry};
-  for (int t = 0; t < in.q.rows; t += rule.chunk)
-    out.carry = NextState(rule, RunChunk(rule, in, out.carry, t, &out.y));
+  Outputs out{Mat(in.q.rows, in.q.cols), in.carry, 0};
+  for (int t = 0; t < in.q.rows; t += rule.chunk) {
+    Reset(rule, in, t, out.carry);
+    const Chunk chunk = RunChunk(rule, in, out.carry, t, &out.y);
+    for (const double x : chunk.norm2) out.clamp_hits += x > rule.clamp * rule.clamp;
+    out.carry = NextState(rule, in, chunk);
+  }
   if (rule.round_operands) Round(out.y);
   return out;
 }
@@ -381,14 +473,18 @@ Gradients Backward(const Rule& rule, const Inputs& in, const Mat& dy, const Stat
   std::vector<Chunk> chunks;
   State state = in.carry;
   for (int t = 0; t < tokens; t += rule.chunk) {
+    Reset(rule, in, t, state);
     chunks.push_back(RunChunk(rule, in, state, t, nullptr));
-    state = NextState(rule, chunks.back());
+    state = NextState(rule, in, chunks.back());
   }
   const std::vector<double> zero(tokens);
-  Gradients out{Mat(tokens, f), Mat(tokens, f),         Mat(tokens, f),         zero,  zero,
-                zero,           std::vector<double>(f), std::vector<double>(f), dcarry};
-  for (size_t i = chunks.size(); i-- > 0;)
+  Gradients out{Mat(tokens, f), Mat(tokens, f),         Mat(tokens, f),         zero,   zero,
+                zero,           std::vector<double>(f), std::vector<double>(f), dcarry, {}};
+  for (const Mat& w : in.initial) out.initial.emplace_back(w.rows, w.cols);
+  for (size_t i = chunks.size(); i-- > 0;) {
     ChunkBackward(rule, in, chunks[i], Rows(dy, chunks[i].t0, chunks[i].n), out.carry, out);
+    ResetBackward(rule, in, chunks[i].t0, out);
+  }
   if (rule.round_operands) Round(out.q), Round(out.k), Round(out.v);
   return out;
 }

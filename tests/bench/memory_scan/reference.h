@@ -4,6 +4,7 @@
 // checked against central differences (see reference_check.cc). One sequence, one head.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 #include "tests/bench/memory_scan/matrix.h"
@@ -16,8 +17,10 @@ struct Rule {
   bool norm = true;
   bool residual = true;
   double epsilon = 1e-6;
-  bool gelu = false;            // tanh form, instead of SiLU
-  bool round_operands = false;  // of every product, to bf16; and y, dq, dk and dv themselves
+  bool gelu = false;             // tanh form, instead of SiLU
+  bool round_operands = false;   // of every product, to bf16; and y, dq, dk and dv themselves
+  bool towards_initial = false;  // forgetting towards the first weights
+  double clamp = 0;              // of the inner gradient's norm; 0: none
 };
 
 // Weights and momenta, one matrix per layer: w[i] is [out, in].
@@ -30,17 +33,21 @@ struct Inputs {
   std::vector<double> theta, eta, alpha;  // [T]
   std::vector<double> gain, bias;         // [f], of the layer norm
   State carry;
+  std::vector<Mat> initial;  // W_0; empty where nothing asks for it
+  std::vector<bool> resets;  // by chunk: begins at W_0, S = 0; empty: none does
 };
 
 struct Outputs {
   Mat y;  // [T, f]
   State carry;
+  int64_t clamp_hits = 0;
 };
 
 struct Gradients {
   Mat q, k, v;
   std::vector<double> theta, eta, alpha, gain, bias;
   State carry;
+  std::vector<Mat> initial;
 };
 
 Outputs Forward(const Rule& rule, const Inputs& in);
