@@ -11,6 +11,7 @@ constexpr int64_t kTile = 64, kTileElements = kTile * kTile, kNarrow = 16, kSlic
 constexpr int64_t kCoefficients = 132;
 constexpr int64_t kWideRecord = 63 * kTileElements, kNarrowRecord = 46 * kNarrow * kTile,
                   kFlatRecord = 8 * kTileElements;
+constexpr int64_t kExtraRecord = 11 * kTileElements, kClampFloats = 2 * kTile;
 constexpr int64_t kForwardSlots = 2, kStateSlots = 3, kKeptSlots = 2;
 constexpr int64_t kFloat = 4, kHalf = 2;
 
@@ -55,19 +56,35 @@ void AddStates(const MemoryScanShape& s, int64_t slots, Sum& sum) {
   }
 }
 
+// Of rules with options.
+void AddOptions(const MemoryScanShape& s, int64_t slots, bool backward, Sum& sum) {
+  if (s.plain()) return;
+  const int64_t sequences = s.batch * s.heads, blocks = sequences * SegmentChunks(s);
+  const int64_t weights = 2 * kSlices * kTileElements;
+  sum.Add(s.heads * weights, kFloat);
+  sum.Add(s.heads * weights, kHalf);
+  sum.Add(1, kFloat);
+  if (backward) sum.Add(sequences * weights, kFloat);
+  for (int64_t i = 0; i < slots; ++i) sum.Add(blocks * kClampFloats, kFloat);
+  for (int64_t i = 0; backward && i < kKeptSlots; ++i) sum.Add(blocks * kExtraRecord, kHalf);
+}
+
 }  // namespace
 
 bool MemoryScanSupports(const MemoryScanShape& s) {
   const bool deep = s.depth == 2 && s.hidden == 256 && s.norm;
   const bool flat = s.depth == 1 && !s.norm;
-  return s.head_dim == 64 && (deep || flat) && (s.chunk == 16 || s.chunk == 32 || s.chunk == 64) &&
-         s.batch > 0 && s.heads > 0 && s.tokens > 0;
+  const bool options = s.plain() || (deep && s.chunk != kNarrow);
+  return s.head_dim == 64 && (deep || flat) && options &&
+         (s.chunk == 16 || s.chunk == 32 || s.chunk == 64) && s.batch > 0 && s.heads > 0 &&
+         s.tokens > 0;
 }
 
 size_t MemoryScanForwardWorkspace(const MemoryScanShape& s) {
   Sum sum;
   AddStates(s, kForwardSlots, sum);
   sum.Add(2 * s.batch * s.heads * CarryElements(s), kFloat);
+  AddOptions(s, kForwardSlots, false, sum);
   return sum.bytes();
 }
 
@@ -81,6 +98,7 @@ size_t MemoryScanBackwardWorkspace(const MemoryScanShape& s) {
   sum.Add(3 * sequences * CarryElements(s), kFloat);
   sum.Add(sequences * kTile * 2 * kTile, kFloat);
   sum.Add(sequences * 2 * kTile, kFloat);
+  AddOptions(s, kStateSlots, true, sum);
   return sum.bytes();
 }
 

@@ -88,6 +88,27 @@ const float* NormPointer(const Var& x, Tensor& kept) {
   return kept.data<float>();
 }
 
+// What rules with options take besides: W_0 and the flags, dense.
+struct OptionTensors {
+  std::vector<Tensor> initial;
+  Tensor resets;
+  MemoryScanInitial pointers() const {
+    if (initial.empty()) return {};
+    return {Floats(initial[0]), initial.size() > 1 ? Floats(initial[1]) : nullptr};
+  }
+};
+
+OptionTensors OptionsOf(const MemoryScanShape& shape, const MemoryScanInputs& inputs,
+                        const MemoryScanAttributes& attributes) {
+  OptionTensors options;
+  if (shape.plain()) return options;
+  for (const Var& w : inputs.parameters.initial.w) {
+    options.initial.push_back(w.value().Contiguous());
+  }
+  if (shape.resets) options.resets = attributes.resets.Contiguous();
+  return options;
+}
+
 void Check(const char* message, const char* what) {
   if (message != nullptr) throw TensorError(Internal("{} on the GPU failed: {}", what, message));
 }
@@ -119,6 +140,10 @@ std::vector<Tensor> Forward(std::span<const Tensor> list, const MemoryScanAttrib
   args.gates = gates.pointers();
   args.norm_gain = NormPointer(inputs.parameters.norm_weight, gain);
   args.norm_bias = NormPointer(inputs.parameters.norm_bias, bias);
+  args.shape.resets = attributes.resets.defined();
+  const OptionTensors options = OptionsOf(args.shape, inputs, attributes);
+  args.initial = options.pointers();
+  args.resets = Floats(options.resets);
   args.carry_in = carry_in.pointers();
   args.y = Rows(y);
   args.carry_out = carry_out.pointers();
@@ -129,8 +154,12 @@ std::vector<Tensor> Forward(std::span<const Tensor> list, const MemoryScanAttrib
     saved->push_back(Tensor::Empty({floats}, DType::kF32, q.device()));
     args.checkpoints = saved->back().data<float>();
   }
-  Check(MemoryScanForward(args, scratch.launch().stream), "the memory scan");
   MemoryScanResult result;
+  if (args.shape.clamp > 0) {
+    result.clamp_hits = Tensor::Empty({}, DType::kF32, q.device());
+    args.clamp_hits = result.clamp_hits.data<float>();
+  }
+  Check(MemoryScanForward(args, scratch.launch().stream), "the memory scan");
   result.y = Var(y);
   Put(carry_out, result.state);
   std::vector<Tensor> outputs;
@@ -168,6 +197,13 @@ std::vector<Tensor> Backward(std::span<const Tensor> list, const MemoryScanAttri
   args.gates = gates.pointers();
   args.norm_gain = NormPointer(inputs.parameters.norm_weight, gain);
   args.norm_bias = NormPointer(inputs.parameters.norm_bias, bias);
+  args.shape.resets = attributes.resets.defined();
+  const OptionTensors options = OptionsOf(args.shape, inputs, attributes);
+  args.initial = options.pointers();
+  args.resets = Floats(options.resets);
+  OptionTensors doptions;
+  for (const Tensor& w : options.initial) doptions.initial.push_back(EmptyLike(w));
+  args.dinitial = doptions.pointers();
   args.checkpoints = saved[0].data<float>();
   args.dy = Rows(dy);
   args.dcarry_out = dcarry_out.pointers();
@@ -194,6 +230,7 @@ std::vector<Tensor> Backward(std::span<const Tensor> list, const MemoryScanAttri
   gradients.tokens.theta = head_major(dgates.theta);
   gradients.tokens.eta = head_major(dgates.eta);
   gradients.tokens.alpha = head_major(dgates.alpha);
+  for (const Tensor& w : doptions.initial) gradients.parameters.initial.w.emplace_back(w);
   gradients.parameters.norm_weight = Var(dgain);
   gradients.parameters.norm_bias = Var(dbias);
   Put(dcarry_in, gradients.state);

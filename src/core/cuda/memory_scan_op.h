@@ -12,7 +12,7 @@ namespace mnemo::cuda {
 // and no resets. Pure function of shapes, dtypes and attributes.
 bool AcceptsMemoryScan(std::span<const Tensor> inputs, const MemoryScanAttributes& attributes);
 
-// What the kernels are told of a call with queries q [B, H, T, f].
+// What the kernels are told of a call with queries q [B, H, T, f], resets aside.
 MemoryScanShape MemoryScanShapeOf(const MemoryRule& rule, const Tensor& q);
 
 void RegisterMemoryScan();

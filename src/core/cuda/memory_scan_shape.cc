@@ -15,20 +15,21 @@ MemoryScanShape MemoryScanShapeOf(const MemoryRule& rule, const Tensor& q) {
   shape.residual = rule.residual;
   shape.gelu = rule.activation == MemoryActivation::kGelu;
   shape.epsilon = static_cast<float>(rule.epsilon);
+  shape.towards_initial = rule.forgetting == Forgetting::kTowardsInitial;
+  shape.clamp = static_cast<float>(rule.clamp);
   return shape;
 }
 
 bool AcceptsMemoryScan(std::span<const Tensor> list, const MemoryScanAttributes& attributes) {
   const MemoryRule& rule = attributes.rule;
-  if (list[0].dtype() != DType::kBF16 || attributes.open_count > 0 || attributes.resets.defined() ||
+  if (list[0].dtype() != DType::kBF16 || attributes.open_count > 0 ||
       list[0].dim(2) % rule.chunk != 0) {
     return false;
   }
-  if (rule.biases || rule.row_scale || rule.clamp > 0 ||
-      rule.forgetting == Forgetting::kTowardsInitial) {
-    return false;
-  }
-  return MemoryScanSupports(MemoryScanShapeOf(rule, list[0]));
+  if (rule.biases || rule.row_scale) return false;
+  MemoryScanShape shape = MemoryScanShapeOf(rule, list[0]);
+  shape.resets = attributes.resets.defined();
+  return MemoryScanSupports(shape);
 }
 
 }  // namespace mnemo::cuda

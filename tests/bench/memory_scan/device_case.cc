@@ -142,6 +142,15 @@ DeviceCase::DeviceCase(const Case& c, bool keep_host) : case_(c), keep_host_(kee
                Make(Normal(g, weights, c.momentum ? 0.02 : 0), false),
                Make(Normal(g, weights, c.momentum ? 0.002 : 0), false)};
   const auto output = [](size_t n, bool b) { return std::make_shared<Array>(n, b); };
+  const size_t per_head = weights / s.batch;
+  if (!s.plain()) {
+    initial_ = {Make(Normal(g, per_head, 1.0), false), Make(Normal(g, per_head, 1.0 / 16), false)};
+    const size_t chunks = (s.tokens + s.chunk - 1) / s.chunk;
+    std::vector<float> resets(s.batch * chunks);
+    for (size_t i = 0; i < resets.size(); ++i) resets[i] = g() % 3 == 0 ? 1.0f : 0.0f;
+    resets_ = Make(std::move(resets), false);
+    hits_ = output(1, false);
+  }
   y_ = output(rows, true);
   for (int i = 0; i < 4; ++i) carry_out_.push_back(output(weights, false));
   workspace_ = std::make_unique<Buffer>(MemoryScanForwardWorkspace(s));
@@ -156,6 +165,7 @@ DeviceCase::DeviceCase(const Case& c, bool keep_host) : case_(c), keep_host_(kee
   dgain_ = output(s.heads * 64, false), dbias_ = output(s.heads * 64, false);
   for (int i = 0; i < 3; ++i) dgates_.push_back(output(gates, false));
   for (int i = 0; i < 4; ++i) dcarry_in_.push_back(output(weights, false));
+  for (size_t i = 0; i < initial_.size(); ++i) dinitial_.push_back(output(per_head, false));
 }
 
 bool DeviceCase::HasWeights(int i) const {
@@ -193,6 +203,11 @@ const char* DeviceCase::Forward(cudaStream_t stream) {
   a.workspace = workspace_->data();
   a.checkpoints = checkpoints_ ? checkpoints_->floats() : nullptr;
   a.side_stream = case_.side_streams[1];
+  if (!initial_.empty()) {
+    a.initial = {initial_[0]->device.floats(), initial_[1]->device.floats()};
+    a.resets = resets_->device.floats();
+    a.clamp_hits = hits_->device.floats();
+  }
   return MemoryScanForward(a, stream);
 }
 
@@ -208,6 +223,11 @@ const char* DeviceCase::Backward(cudaStream_t stream) {
   a.dcarry_out = CarryOf(*this, dcarry_out_), a.dcarry_in = CarryOf(*this, dcarry_in_);
   a.workspace = backward_workspace_->data();
   a.side_streams[0] = case_.side_streams[0], a.side_streams[1] = case_.side_streams[1];
+  if (!initial_.empty()) {
+    a.initial = {initial_[0]->device.floats(), initial_[1]->device.floats()};
+    a.dinitial = {dinitial_[0]->device.floats(), dinitial_[1]->device.floats()};
+    a.resets = resets_->device.floats();
+  }
   return MemoryScanBackward(a, stream);
 }
 
@@ -215,6 +235,8 @@ void DeviceCase::PoisonOutputs() {
   y_->device.Poison();
   workspace_->Poison();
   for (auto& a : carry_out_) a->device.Poison();
+  if (hits_) hits_->device.Poison();
+  for (auto& a : dinitial_) a->device.Poison();
   if (!case_.backward) return;
   checkpoints_->Poison(), backward_workspace_->Poison();
   for (auto& a : {dq_, dk_, dv_, dgain_, dbias_}) a->device.Poison();
@@ -225,6 +247,8 @@ void DeviceCase::PoisonOutputs() {
 void DeviceCase::Fetch() {
   y_->Download();
   for (auto& a : carry_out_) a->Download();
+  if (hits_) hits_->Download();
+  for (auto& a : dinitial_) a->Download();
   if (!case_.backward) return;
   for (auto& a : {dq_, dk_, dv_, dgain_, dbias_}) a->Download();
   for (auto& a : dgates_) a->Download();
@@ -246,6 +270,8 @@ uint64_t DeviceCase::Checksum() const {
       if (HasWeights(i)) add(a[i]);
   };
   add_state(carry_out_);
+  if (hits_) add(hits_);
+  for (auto& a : dinitial_) add(a);
   if (!case_.backward) return hash;
   for (auto& a : {dq_, dk_, dv_, dgain_, dbias_}) add(a);
   for (auto& a : dgates_) add(a);
@@ -279,6 +305,7 @@ State DeviceCase::HostState(const std::vector<std::shared_ptr<Array>>& a, int64_
     return m;
   };
   if (flat) return {{matrix(0)}, {matrix(2)}};
+  if (a.size() == 2) return {{matrix(0), matrix(1)}, {}};  // W_0 has no momentum
   return {{matrix(0), matrix(1)}, {matrix(2), matrix(3)}};
 }
 
@@ -291,18 +318,29 @@ memory_reference::Inputs DeviceCase::HostInputs(int64_t sequence) const {
                               HostGates(*gates_[2], sequence),
                               {},
                               {},
-                              HostState(carry_in_, sequence)};
+                              HostState(carry_in_, sequence),
+                              {},
+                              {}};
   const int64_t head = sequence % case_.shape.heads;
   in.gain.assign(&gain_->host[head * 64], &gain_->host[head * 64] + 64);
   in.bias.assign(&bias_->host[head * 64], &bias_->host[head * 64] + 64);
+  const MemoryScanShape& s = case_.shape;
+  if (!initial_.empty()) in.initial = HostState(initial_, head).w;
+  if (s.resets) {
+    const int64_t chunks = (s.tokens + s.chunk - 1) / s.chunk;
+    for (int64_t i = 0; i < chunks; ++i)
+      in.resets.push_back(resets_->host[sequence / s.heads * chunks + i] != 0);
+  }
   return in;
 }
+
+double DeviceCase::DeviceHits() const { return hits_ ? hits_->host[0] : 0; }
 
 Mat DeviceCase::HostDy(int64_t sequence) const { return HostRows(*dy_, sequence); }
 State DeviceCase::HostDcarry(int64_t sequence) const { return HostState(dcarry_out_, sequence); }
 
 memory_reference::Outputs DeviceCase::DeviceOutputs(int64_t sequence) const {
-  return {HostRows(*y_, sequence), HostState(carry_out_, sequence)};
+  return {HostRows(*y_, sequence), HostState(carry_out_, sequence), 0};
 }
 
 memory_reference::Gradients DeviceCase::DeviceGradients(int64_t sequence) const {
@@ -315,7 +353,8 @@ memory_reference::Gradients DeviceCase::DeviceGradients(int64_t sequence) const 
           HostGates(*dgates_[2], sequence),
           {&dgain_->host[head * 64], &dgain_->host[head * 64] + 64},
           {&dbias_->host[head * 64], &dbias_->host[head * 64] + 64},
-          HostState(dcarry_in_, sequence)};
+          HostState(dcarry_in_, sequence),
+          dinitial_.empty() ? std::vector<Mat>() : HostState(dinitial_, head).w};
 }
 
 }  // namespace mnemo::memory_bench

@@ -66,6 +66,9 @@ class DeviceCase {
   void Fetch();
   // Order-sensitive checksum of everything fetched.
   uint64_t Checksum() const;
+  int chunk() const { return case_.shape.chunk; }
+  // Tokens with clamped gradients, over all sequences.
+  double DeviceHits() const;
   // Whether the kernels read and write W1, W2, S1 or S2 (0 .. 3).
   bool HasWeights(int i) const;
 
@@ -81,6 +84,8 @@ class DeviceCase {
   Case case_;
   bool keep_host_;
   std::shared_ptr<Array> q_, k_, v_, y_, dy_, dq_, dk_, dv_, gain_, bias_, dgain_, dbias_;
+  std::shared_ptr<Array> resets_, hits_;                    // with options only
+  std::vector<std::shared_ptr<Array>> initial_, dinitial_;  // the same
   std::vector<std::shared_ptr<Array>> gates_, dgates_, carry_in_, carry_out_, dcarry_out_,
       dcarry_in_;
   std::unique_ptr<Buffer> workspace_, backward_workspace_, checkpoints_;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <sstream>
 #include <thread>
 
 namespace mnemo::memory_bench {
@@ -49,7 +50,39 @@ double WorstRow(const Mat& got, const Mat& want) {
 struct Row {
   const char* name;
   double error, rounded, tolerance;  // rounded: the error of exact arithmetic on rounded operands
+  std::string profile;               // of the error over the tensor, told when it is too large
 };
+
+// Relative errors of `parts` equal parts of the rows (the last may be shorter): by chunk for
+// tokens, by slice for weights.
+std::string Profile(const Mat& got, const Mat& want, int rows_each, int begin_col, int cols) {
+  std::ostringstream text;
+  for (int t0 = 0; t0 < want.rows; t0 += rows_each) {
+    double error = 0, norm = 1e-300;
+    for (int t = t0; t < std::min(want.rows, t0 + rows_each); ++t) {
+      for (int i = begin_col; i < begin_col + cols; ++i) {
+        error += std::pow(got(t, i) - want(t, i), 2);
+        norm += want(t, i) * want(t, i);
+      }
+    }
+    char number[24];
+    std::snprintf(number, sizeof(number), " %.0e", std::sqrt(error / norm));
+    text << number;
+  }
+  return text.str();
+}
+
+std::string ByChunk(const Mat& got, const Mat& want, int chunk) {
+  return "by chunk" + Profile(got, want, chunk, 0, want.cols);
+}
+
+// Of W1 [hidden, f] or W2 [f, hidden]; the whole of a square one.
+std::string BySlice(const Mat& got, const Mat& want) {
+  if (want.rows >= want.cols) return "by slice" + Profile(got, want, 64, 0, want.cols);
+  std::string text = "by slice";
+  for (int col = 0; col < want.cols; col += 64) text += Profile(got, want, want.rows, col, 64);
+  return text;
+}
 
 bool Report(const char* title, const std::vector<Row>& rows, bool one_chunk) {
   bool good = true;
@@ -61,6 +94,10 @@ bool Report(const char* title, const std::vector<Row>& rows, bool one_chunk) {
     good = good && within;
   }
   std::printf("%s\n", good ? "" : "  FAILED");
+  for (const Row& r : rows) {
+    const double bound = one_chunk ? r.tolerance : std::max(r.tolerance, kManyChunks * r.rounded);
+    if (!(r.error <= bound)) std::printf("    %s: %s\n", r.name, r.profile.c_str());
+  }
   std::fflush(stdout);
   return good;
 }
@@ -69,29 +106,31 @@ void CompareStates(const char* const (&names)[4], const DeviceCase& d, const Sta
                    const State& rounded, const State& want, std::vector<Row>& rows) {
   for (int i = 0; i < 4; ++i) {
     if (!d.HasWeights(i)) continue;
-    const auto part = [i](const State& s) { return (i < 2 ? s.w : s.s)[i % 2].v; };
-    rows.push_back({names[i], Relative(part(got), part(want)), Relative(part(rounded), part(want)),
-                    kTolerance});
+    const auto part = [i](const State& s) { return (i < 2 ? s.w : s.s)[i % 2]; };
+    rows.push_back({names[i], Relative(part(got).v, part(want).v),
+                    Relative(part(rounded).v, part(want).v), kTolerance,
+                    BySlice(part(got), part(want))});
   }
 }
 
 void CompareOutputs(const DeviceCase& d, const Outputs& got, const Outputs& rounded,
                     const Outputs& want, std::vector<Row>& rows) {
-  rows.push_back({"y", Relative(got.y.v, want.y.v), Relative(rounded.y.v, want.y.v), kTolerance});
-  rows.push_back({"y/token", WorstRow(got.y, want.y), WorstRow(rounded.y, want.y), 4 * kTolerance});
+  rows.push_back({"y", Relative(got.y.v, want.y.v), Relative(rounded.y.v, want.y.v), kTolerance,
+                  ByChunk(got.y, want.y, d.chunk())});
+  rows.push_back(
+      {"y/token", WorstRow(got.y, want.y), WorstRow(rounded.y, want.y), 4 * kTolerance, ""});
   CompareStates({"W1", "W2", "S1", "S2"}, d, got.carry, rounded.carry, want.carry, rows);
 }
 
 void CompareGradients(const DeviceCase& d, const Gradients& got, const Gradients& rounded,
                       const Gradients& want, std::vector<Row>& rows) {
-  const auto compare = [&](const char* name, const std::vector<double>& x,
-                           const std::vector<double>& r, const std::vector<double>& y,
-                           double tolerance = kTolerance) {
-    rows.push_back({name, Relative(x, y), Relative(r, y), tolerance});
+  const auto compare = [&](const char* name, const Mat& x, const Mat& r, const Mat& y) {
+    rows.push_back(
+        {name, Relative(x.v, y.v), Relative(r.v, y.v), kTolerance, ByChunk(x, y, d.chunk())});
   };
-  compare("dq", got.q.v, rounded.q.v, want.q.v);
-  compare("dk", got.k.v, rounded.k.v, want.k.v);
-  compare("dv", got.v.v, rounded.v.v, want.v.v);
+  compare("dq", got.q, rounded.q, want.q);
+  compare("dk", got.k, rounded.k, want.k);
+  compare("dv", got.v, rounded.v, want.v);
   CompareStates({"dW1", "dW2", "dS1", "dS2"}, d, got.carry, rounded.carry, want.carry, rows);
 }
 
@@ -102,8 +141,9 @@ struct Expected {
 
 Expected Compute(const Case& c, const DeviceCase& d, int64_t sequence, bool round_operands) {
   const MemoryScanShape& s = c.shape;
-  const memory_reference::Rule rule{s.depth,   s.chunk, s.norm,        s.residual,
-                                    s.epsilon, s.gelu,  round_operands};
+  const memory_reference::Rule rule{s.depth,        s.chunk,           s.norm,
+                                    s.residual,     s.epsilon,         s.gelu,
+                                    round_operands, s.towards_initial, s.clamp};
   const memory_reference::Inputs in = d.HostInputs(sequence);
   Expected e;
   e.outputs = memory_reference::Forward(rule, in);
@@ -132,7 +172,42 @@ void CompareNorm(const Case& c, const DeviceCase& d, const std::vector<Expected>
   const char* names[] = {"dgain", "dbias"};
   for (int i = 0; i < 2; ++i)
     rows.push_back(
-        {names[i], Relative(got[i], want[i]), Relative(emulated[i], want[i]), kTolerance});
+        {names[i], Relative(got[i], want[i]), Relative(emulated[i], want[i]), kTolerance, ""});
+}
+
+// W_0's gradient, which sums over the batch too, and the count of clamped gradients.
+void CompareOptions(const Case& c, const DeviceCase& d, const std::vector<Expected>& exact,
+                    const std::vector<Expected>& rounded, std::vector<Row>& rows) {
+  const auto initial = [&](const std::vector<Expected>& all, int64_t head, int layer) {
+    Mat sum = all[head].gradients.initial[layer];
+    for (size_t s = head + c.shape.heads; s < all.size(); s += c.shape.heads)
+      memory_reference::Axpy(sum, 1, all[s].gradients.initial[layer]);
+    return sum;
+  };
+  const char* names[] = {"dW0_1", "dW0_2"};
+  // Without resets and without forgetting towards it nothing depends on W_0.
+  const bool used = c.shape.towards_initial || c.shape.resets;
+  for (int layer = 0; layer < c.shape.depth && c.backward; ++layer) {
+    Row worst{names[layer], 0, 0, kTolerance, ""};
+    for (int64_t h = 0; h < c.shape.heads; ++h) {
+      const Mat got = d.DeviceGradients(h).initial[layer];
+      const Mat want = initial(exact, h, layer);
+      const double size = std::sqrt(memory_reference::Dot(got, got));
+      const double error = used ? Relative(got.v, want.v) : std::isfinite(size) ? size : INFINITY;
+      if (!(error <= worst.error)) worst.error = error, worst.profile = BySlice(got, want);
+      if (used) {
+        worst.rounded = std::max(worst.rounded, Relative(initial(rounded, h, layer).v, want.v));
+      }
+    }
+    rows.push_back(worst);
+  }
+  if (!(c.shape.clamp > 0)) return;
+  double hits = 0;
+  for (const Expected& e : exact) hits += static_cast<double>(e.outputs.clamp_hits);
+  char text[64];
+  std::snprintf(text, sizeof(text), "%.0f of %.0f", d.DeviceHits(), hits);
+  // Norms beside the limit may fall to either side.
+  rows.push_back({"hits", std::fabs(d.DeviceHits() - hits) / std::max(hits, 1.0), 0, 2e-2, text});
 }
 
 // Over all sequences together: one sequence's can by chance all but vanish beside its error, as
@@ -148,7 +223,15 @@ void CompareGates(const Case& c, const std::vector<Gradients>& got,
     for (size_t i = 0; i < got.size(); ++i) {
       append(x, got[i]), append(r, rounded[i].gradients), append(y, exact[i].gradients);
     }
-    rows.push_back({name, Relative(x, y), Relative(r, y), tolerance});
+    std::ostringstream profile;
+    profile << "by sequence";
+    for (size_t i = 0; i < got.size(); ++i) {
+      char number[24];
+      std::snprintf(number, sizeof(number), " %.0e",
+                    Relative(got[i].*member, exact[i].gradients.*member));
+      profile << number;
+    }
+    rows.push_back({name, Relative(x, y), Relative(r, y), tolerance, profile.str()});
   };
   compare("dtheta", &Gradients::theta, kTolerance);
   if (c.momentum) compare("deta", &Gradients::eta, kTolerance);
@@ -194,12 +277,14 @@ bool CheckCase(const Case& c, const char* title, int sequences_to_check) {
   std::vector<Row> worst = rows[0];
   for (const auto& r : rows) {
     for (size_t i = 0; i < r.size(); ++i) {
+      if (!(r[i].error <= worst[i].error)) worst[i].profile = r[i].profile;
       worst[i].error = std::isfinite(r[i].error) ? std::max(worst[i].error, r[i].error) : INFINITY;
       worst[i].rounded = std::max(worst[i].rounded, r[i].rounded);
     }
   }
   if (c.backward) CompareGates(c, got, rounded, exact, worst);
   if (c.backward && c.shape.norm && n == sequences) CompareNorm(c, d, exact, rounded, worst);
+  if (!c.shape.plain() && n == sequences) CompareOptions(c, d, exact, rounded, worst);
   return Report(title, worst, c.shape.tokens <= c.shape.chunk) && same;
 }
 
@@ -241,6 +326,49 @@ bool CheckChunk(int depth, int chunk, bool backward) {
   return good;
 }
 
+// Rules with options: each alone, all together, in segments.
+bool CheckOptions(int chunk, bool backward) {
+  bool good = true;
+  const auto check = [&](const char* what, const Case& c, int sequences) {
+    char title[96];
+    std::snprintf(title, sizeof(title), "options, chunk %d, %s", chunk, what);
+    good = CheckCase(c, title, sequences) && good;
+  };
+  Case c{Shape(2, 4 * chunk, 3, chunk), 21, backward};
+  c.alpha_max = 0.02f;
+  const auto with = [&c](bool towards_initial, float clamp, bool resets) {
+    Case x = c;
+    x.shape.towards_initial = towards_initial, x.shape.clamp = clamp, x.shape.resets = resets;
+    if (!towards_initial) x.alpha_max = 1e-3f;
+    return x;
+  };
+  // Without an option that does anything: the second instance of every kernel.
+  check("clamp out of reach", with(false, 1e6f, false), 6);
+  check("resets", with(false, 0, true), 6);
+  check("towards W_0", with(true, 0, false), 6);
+  check("towards W_0, resets", with(true, 0, true), 6);
+  check("clamp at the median", with(false, 150, false), 6);
+  check("strong clamp", with(false, 20, false), 6);
+  Case one = with(true, 100, true);
+  one.shape.tokens = chunk;
+  check("one chunk, all", one, 6);
+  one.shape.tokens = 3 * chunk - 7, one.shape.gelu = true;
+  check("GELU, last chunk short, all", one, 6);
+  one.shape.residual = false, one.momentum = false;
+  check("no momentum, no residual, all", one, 6);
+  one.momentum = true, one.forgetting = false, one.shape.towards_initial = false;
+  check("no forgetting, clamp, resets", one, 6);
+  Case many = with(true, 100, true);  // every sequence compared, as W_0's gradient needs them
+  many.shape.batch = many.shape.heads = 4, many.shape.tokens = 70 * chunk;
+  const Streams streams;
+  if (chunk == 64) {
+    many.stream = streams.main, many.side_streams[0] = streams.side[0],
+    many.side_streams[1] = streams.side[1];
+  }
+  check(chunk == 64 ? "two segments, side streams, all" : "two segments, all", many, 16);
+  return good;
+}
+
 // Many sequences and chunks, so that the work falls into several segments.
 bool CheckSegments(const MemoryScanShape& shape, bool backward, const Streams& streams) {
   Case many{shape, 5, backward};
@@ -259,6 +387,7 @@ bool CheckAll(bool backward, int only_chunk) {
     if (only_chunk != 0 && only_chunk != chunk) continue;
     good = CheckChunk(2, chunk, backward) && good;
     good = CheckChunk(1, chunk, backward) && good;
+    if (chunk > 16) good = CheckOptions(chunk, backward) && good;
     if (chunk == 32) continue;
     const MemoryScanShape many = Shape(48, chunk == 64 ? 1700 : 1100, 4, chunk);
     good = CheckSegments(many, backward, streams) && good;

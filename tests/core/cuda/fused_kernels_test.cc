@@ -266,7 +266,9 @@ TEST(FusedKernels, AttentionOfASegment) {
        Normal({kBatch, kHeads, kRows, f}, "v")});
 }
 
-void CompareMemory(const MemoryRule& rule, int64_t batch, int64_t heads, int64_t tokens) {
+// `resets`: flags of the chunks [batch, chunks], or empty.
+void CompareMemory(const MemoryRule& rule, int64_t batch, int64_t heads, int64_t tokens,
+                   const std::vector<double>& resets = {}) {
   const Shape rows{batch, heads, tokens, rule.head_dim}, gate{batch, heads, tokens, 1};
   const double unit = 1 / std::sqrt(static_cast<double>(rule.head_dim));
   std::vector<Values> inputs = {Normal(rows, "q", DType::kBF16, unit),
@@ -306,13 +308,38 @@ void CompareMemory(const MemoryRule& rule, int64_t batch, int64_t heads, int64_t
         MemoryState state;
         for (int i = 0; i < rule.depth; ++i) state.w.w.push_back(take());
         for (int i = 0; i < rule.depth; ++i) state.s.w.push_back(take());
-        const MemoryScanResult result = MemoryScan(rule, parameters, t, state);
+        Tensor flags;
+        if (!resets.empty()) {
+          const int64_t chunks = tokens / rule.chunk;
+          flags = Tensor::FromHost(resets, {batch, chunks}, WideType(t.q.dtype())).To(t.q.device());
+        }
+        const MemoryScanResult result = MemoryScan(rule, parameters, t, state, flags);
+        if (rule.clamp > 0) EXPECT_GT(result.clamp_hits.ToDoubles()[0], 0);
         std::vector<Var> outputs{result.y};
         for (const Var& w : result.state.w.w) outputs.push_back(w);
         for (const Var& s : result.state.s.w) outputs.push_back(s);
         return outputs;
       },
       inputs, 1.5e-2, 3e-2);
+}
+
+TEST(FusedKernels, MemoryScanWithOptions) {
+  for (const int64_t chunk : {64, 32}) {
+    SCOPED_TRACE(chunk);
+    MemoryRule rule;
+    rule.chunk = chunk;
+    rule.forgetting = Forgetting::kTowardsInitial;
+    CompareMemory(rule, 2, 2, 2 * chunk);
+    rule.forgetting = Forgetting::kTowardsZero;
+    rule.clamp = 100;
+    CompareMemory(rule, 2, 2, 2 * chunk);
+    rule.clamp = 0;
+    CompareMemory(rule, 2, 2, 3 * chunk, {0, 1, 0, 1, 0, 1});
+    rule.forgetting = Forgetting::kTowardsInitial;
+    rule.clamp = 100;
+    rule.activation = MemoryActivation::kGelu;
+    CompareMemory(rule, 2, 2, 3 * chunk, {0, 0, 1, 0, 1, 0});
+  }
 }
 
 TEST(FusedKernels, MemoryScan) {

@@ -73,6 +73,20 @@ __global__ void __launch_bounds__(128) key_gradient_kernel(const __grid_constant
       }
     }
   }
+  if (p.common.options.clamps()) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (row + 8 * i >= count) continue;
+      const float scale = *p.common.options.kept.floats(block, extra_kept::kKeyScale + row + 8 * i);
+      const bf16* key = p.common.k.at(seg, sequence, first + row + 8 * i) + col;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const float2 k = unpack(*reinterpret_cast<const uint32_t*>(key + 8 * j));
+        sum[4 * j + 2 * i] = fmaf(scale, k.x, sum[4 * j + 2 * i]);
+        sum[4 * j + 2 * i + 1] = fmaf(scale, k.y, sum[4 * j + 2 * i + 1]);
+      }
+    }
+  }
   to_frag(x, sum);
   __syncwarp();
   store_frag(tile, x);
@@ -83,10 +97,11 @@ __global__ void __launch_bounds__(128) key_gradient_kernel(const __grid_constant
 // Adjoint of the chunk's coefficients. One thread a column: forward through the recurrences
 //   P_t = eta_t P_{t-1} (+ theta_s at t = s),  G_t = (1 - alpha_t) G_{t-1} + P_t,
 // then backward. Column 64 has P = E and G = B, column 65 P = 0 and G = A.
+// `clamp`, if not null, has [blocks, kClampFloats] factors of theta.
 template <typename Layout>
 __global__ void __launch_bounds__(128)
     gate_gradient_kernel(Segment seg, MemoryScanGates gates, MemoryScanGates dgates,
-                         typename Layout::Kept kept) {
+                         typename Layout::Kept kept, const float* clamp) {
   extern __shared__ __align__(16) char raw[];
   GateStorage& s = *reinterpret_cast<GateStorage*>(raw);
   const int thread = threadIdx.x;
@@ -105,9 +120,11 @@ __global__ void __launch_bounds__(128)
     s.dg[row][8 * j + col] = v.x, s.dg[row][8 * j + col + 1] = v.y;
     s.dg[row + 8][8 * j + col] = v.z, s.dg[row + 8][8 * j + col + 1] = v.w;
   }
+  float factor = 1;
   if (thread < kTile) {
     const bool valid = thread < count;
-    s.theta[thread] = valid ? gates.theta[gate] : 0;
+    if (clamp != nullptr) factor = clamp[int64_t{block} * kClampFloats + thread];
+    s.theta[thread] = valid ? factor * gates.theta[gate] : 0;
     const float2 eta_keep_t = valid ? eta_keep(gates, gate) : make_float2(0, 0);
     s.eta[thread] = eta_keep_t.x, s.keep[thread] = eta_keep_t.y;
     s.dg[thread][kTile] = kept.floats(block, Layout::kDb)[thread];
@@ -148,7 +165,7 @@ __global__ void __launch_bounds__(128)
     for (int t = count - 1; t >= 0; --t) {
       dgt += t >= thread || thread >= kTile ? s.dg[t][thread] : 0;
       dpt += dgt;
-      if (t == thread) dgates.theta[gate] = dpt;
+      if (t == thread) dgates.theta[gate] = factor * dpt;
       const float g_before = t > 0 ? s.g[t - 1][thread] : g_start;
       const float p_before = t > 0 ? s.p[t - 1][thread] : p_start;
       s.g[t][thread] = -dgt * g_before;
@@ -200,7 +217,7 @@ void gate_gradient(const CommonParams& p, const MemoryScanGates& dgates,
                        sizeof(GateStorage));
   gate_gradient_kernel<Layout>
       <<<p.segment.sequences * p.segment.chunks, 128, sizeof(GateStorage), stream>>>(
-          p.segment, p.gates, dgates, kept);
+          p.segment, p.gates, dgates, kept, p.options.clamps() ? p.options.clamp : nullptr);
 }
 
 }  // namespace

@@ -55,6 +55,7 @@ struct ChunkGates {
 };
 
 // Reads one chunk's gates, threads 0 .. 63. Tokens past the end have theta = 0 and change nothing.
+template <bool kOptions = false>
 __device__ inline void load_gates(ChunkGates& c, const CommonParams& p, int sequence, int chunk,
                                   int thread) {
   if (thread >= kTile) return;
@@ -62,7 +63,10 @@ __device__ inline void load_gates(ChunkGates& c, const CommonParams& p, int sequ
   const int64_t token = seg.first(chunk) + thread;
   const int64_t at = (sequence / seg.heads * seg.tokens + token) * seg.heads + sequence % seg.heads;
   const bool valid = thread < seg.count(chunk);
-  c.theta[thread] = valid ? p.gates.theta[at] : 0;
+  float theta = valid ? p.gates.theta[at] : 0;
+  if (kOptions && p.options.clamps())
+    theta *= p.options.clamp[(int64_t{sequence} * seg.chunks + chunk) * kClampFloats + thread];
+  c.theta[thread] = theta;
   c.eta_keep[thread] = valid ? eta_keep(p.gates, at) : make_float2(1, 1);
 }
 

@@ -7,13 +7,12 @@
 // whose clusters of CTAs share out the hidden units; all else runs in parallel over blocks.
 #pragma once
 
+#include <type_traits>
+
 #include "src/core/cuda/memory/memory_scan.h"
 #include "src/core/cuda/memory/memory_tile.cuh"
 
 namespace mnemo::memory {
-
-// Per block: g[64] and p[64] (last rows of G and P), then A, B, E at the chunk's end, padding.
-inline constexpr int kCoefficients = 132;
 
 // One segment of the sequence, as every kernel sees it.
 struct Segment {
@@ -45,6 +44,70 @@ struct Rows {
   }
 };
 
+template <int kTiles, int kElements, int kFloats>
+struct Records {
+  bf16* base;
+  __device__ bf16* tile(int block, int index) const {
+    return base + (int64_t{block} * kTiles + index) * kElements;
+  }
+  __device__ float* floats(int block, int offset) const {
+    return reinterpret_cast<float*>(tile(block, kFloats)) + offset;
+  }
+};
+
+// What the backward kernels hand each other beside their records when the rule has options.
+namespace extra_kept {
+inline constexpr int kDinitial = 0;         // fragment, + 2 slice + layer: the reads' part of dW_0
+inline constexpr int kReach = 2 * kSlices;  // fp32 rows [token, f], two tiles: see Options
+inline constexpr int kFloats = kReach + 2, kTiles = kExtraRecordTiles;
+static_assert(kTiles == kFloats + 1);
+// Offsets in the tile of floats, [64] each: squared norms of a token's rows, and what its keys are
+// to be multiplied with for the clamp's share of dk.
+inline constexpr int kK2 = 0, kD2 = 64, kD1 = 128, kKeyScale = 192;
+}  // namespace extra_kept
+using ExtraKept = Records<extra_kept::kTiles, kTileElements, extra_kept::kFloats>;
+
+// Of rules with options. Kernels that know them come in two instances; the plain one looks at none
+// of this.
+//
+// The clamp multiplies a token's deltas by phi = 1 / sqrt(1 + n^2 / c^2): the same as theta phi in
+// the place of theta, since theta is what a token's writes are multiplied with. scan_states finds
+// phi, puts phi g and phi p in the place of g and p, and the kernels behind it use theta phi.
+// Backward, with dD the adjoints of the deltas under theta phi, n^2 = |D2|^2 |H|^2 + |D1|^2 |K|^2:
+//   kappa = -<dD2, D2> / (c^2 + n^2), dD2 with what comes from D1
+//   dD2 += kappa |H|^2 D2    dH += kappa |D2|^2 H    dD1 += kappa |K|^2 D1    dK += kappa |D1|^2 K
+// so that dD2 gets kappa times "reach" = |H|^2 D2 + |K|^2 (D1 o act'(Z)) W2^T altogether.
+struct Options {
+  bool on = false;
+  bool towards_initial = false;
+  float limit2 = 0;  // c^2; 0 without the clamp
+  // W_0 [heads, slice, layer]: fp32 in register order (initial_at), and tiles W1, W2^T.
+  const float* initial = nullptr;
+  const bf16* initial_tiles = nullptr;
+  const float* resets = nullptr;  // [batch, chunks]
+  int64_t chunks = 0;             // of the call
+  int64_t first_chunk = 0;        // of the segment
+  float* clamp = nullptr;         // [blocks, kClampFloats]: phi, then 1 / (c^2 + n^2)
+  unsigned* clamp_hits = nullptr;
+  float* dinitial = nullptr;  // [sequences, slice, layer], as `initial`
+  ExtraKept kept{nullptr};
+
+  __host__ __device__ bool clamps() const { return limit2 > 0; }
+  // Whether the sequence begins at W_0 in a chunk of the segment.
+  __device__ bool reset(int batch, int chunk) const {
+    return resets != nullptr && resets[batch * chunks + first_chunk + chunk] != 0;
+  }
+};
+
+// A thread's part of one slice and layer of W_0 or its gradient, eight of them 128 apart.
+template <typename T>
+__device__ inline auto initial_at(T* base, int owner, int slice, int layer) {
+  using Four = std::conditional_t<std::is_const_v<T>, const float4, float4>;
+  return reinterpret_cast<Four*>(base) +
+         ((int64_t{owner} * kSlices + slice) * 2 + layer) * (kTileElements / 4) +
+         (threadIdx.x & 127);
+}
+
 struct CommonParams {
   Segment segment;
   Rows q, k, v;
@@ -56,6 +119,7 @@ struct CommonParams {
   float epsilon;
   bool residual;
   bool gelu;
+  Options options;
 };
 
 // What the backward kernels hand each other, one record of kKeptTiles tiles a block. "fragment"
@@ -76,7 +140,7 @@ inline constexpr int kDweights = 34;                 // fragment, + 4 slice + {W
 inline constexpr int kDh = 50, kDd1 = 54;            // fragment, + slice
 inline constexpr int kDkPart = 58;                   // fragment, + slice
 inline constexpr int kFloats = 62;                   // see below
-inline constexpr int kTiles = 63;
+inline constexpr int kTiles = kWideRecordTiles;
 // Offsets in the tile of floats.
 inline constexpr int kInvDeviation = 0;           // [64], of the keys' layer norm
 inline constexpr int kA = 64, kB = 128;           // [64] A_t, B_t
@@ -98,7 +162,7 @@ inline constexpr int kDd2 = 34, kDk = 35;  // image, the reads' part
 inline constexpr int kDkPart = 36;         // image, + slice
 inline constexpr int kXhat = 40;           // fp32 rows [token, f], two tiles
 inline constexpr int kFloats = 42;         // four tiles
-inline constexpr int kTiles = 46;
+inline constexpr int kTiles = kNarrowRecordTiles;
 // Offsets in the floats.
 inline constexpr int kInvDeviation = 0;            // [16]
 inline constexpr int kA = 16, kB = 32;             // [16]
@@ -115,28 +179,28 @@ inline constexpr int kD = 0;            // the deltas
 inline constexpr int kDd = 1, kDk = 2;  // the reads' part
 inline constexpr int kDw = 3, kDs = 4;  // the reads' part
 inline constexpr int kDg = 5;           // fp32, two tiles
-inline constexpr int kFloats = 7, kTiles = 8;
+inline constexpr int kFloats = 7, kTiles = kFlatRecordTiles;
 // Offsets in the floats.
 inline constexpr int kDa = 0, kDb = 64;           // [64]
 inline constexpr int kDgRow = 128, kDpRow = 192;  // [64]
 inline constexpr int kDots = 256;                 // [4 warps][4]
 }  // namespace flat_kept
 
-template <int kTiles, int kElements, int kFloats>
-struct Records {
-  bf16* base;
-  __device__ bf16* tile(int block, int index) const {
-    return base + (int64_t{block} * kTiles + index) * kElements;
-  }
-  __device__ float* floats(int block, int offset) const {
-    return reinterpret_cast<float*>(tile(block, kFloats)) + offset;
-  }
-};
 using Kept = Records<kept::kTiles, kTileElements, kept::kFloats>;
 using FlatKept = Records<flat_kept::kTiles, kTileElements, flat_kept::kFloats>;
 using NarrowKept = Records<narrow_kept::kTiles, kNarrowElements, narrow_kept::kFloats>;
 
 void launch_gate_coefficients(const CommonParams& p, float* coefficients, cudaStream_t stream);
+
+// W_0 as the kernels read it, and its gradient back: sums over the batch.
+void launch_prepare_initial(const MemoryScanInitial& from, int heads, float* initial, bf16* tiles,
+                            cudaStream_t stream);
+void launch_finish_initial(const MemoryScanInitial& to, const Segment& segment,
+                           const float* dinitial, cudaStream_t stream);
+void launch_clamp_hits(const unsigned* hits, float* out, cudaStream_t stream);
+
+// What the clamp's adjoint needs of the keys; after launch_read_keeping.
+void launch_clamp_keys(const CommonParams& p, const Kept& kept, cudaStream_t stream);
 
 // Runs the state through the segment: writes every chunk's first state and the last one.
 void launch_scan_states(const CommonParams& p, const MemoryScanCarry& in,

@@ -13,7 +13,11 @@ namespace mnemo::memory {
 namespace {
 
 constexpr int kStages = 3;
-constexpr int kLoads = 3 * kSlices;  // pairs of tiles a block streams: W, then W and S again
+// Pairs of tiles a block streams: W, then W and S again, then W_0 if there are options.
+template <bool kOptions>
+constexpr int kPairs = kOptions ? 3 : 2;
+template <bool kOptions>
+constexpr int kLoads = (1 + kPairs<kOptions>)*kSlices;
 
 struct SharedStorage {
   alignas(1024) bf16 stage[kStages][2][kTileElements];
@@ -33,15 +37,26 @@ struct Params {
   Kept kept;  // keeping only
 };
 
+template <bool kOptions>
 __device__ void load_stage(const Params& p, SharedStorage& s, int block, int load) {
-  const int slice = load < kSlices ? load : (load - kSlices) / 2;
-  const int pair = load < kSlices ? 0 : (load - kSlices) & 1;
+  const int slice = load < kSlices ? load : (load - kSlices) / kPairs<kOptions>;
+  const int pair = load < kSlices ? 0 : (load - kSlices) % kPairs<kOptions>;
   uint64_t* bar = &s.full[load % kStages];
+  const bf16* from =
+      p.common.states + int64_t{block} * kStateElements + (4 * slice + 2 * pair) * kTileElements;
+  if (kOptions && pair == 2) {
+    const Segment& seg = p.common.segment;
+    const int head = block / seg.chunks % seg.heads;
+    from = p.common.options.initial_tiles + (head * kSlices + slice) * 2 * kTileElements;
+  }
   mbar_expect(bar, 2 * kTileBytes);
-  bulk_load(
-      s.stage[load % kStages],
-      p.common.states + int64_t{block} * kStateElements + (4 * slice + 2 * pair) * kTileElements,
-      2 * kTileBytes, bar);
+  bulk_load(s.stage[load % kStages], from, 2 * kTileBytes, bar);
+}
+
+// What rows of W_0 are multiplied with: 1 - A_t.
+__device__ void fade_of(float (&fade)[2], const Options& o, const float (&decay)[2]) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) fade[i] = o.towards_initial ? 1 - decay[i] : 0;
 }
 
 // dy back through the layer norm and the last layer's masked product. y holds the normalised
@@ -116,8 +131,9 @@ __device__ void last_layer_backward(const Params& p, SharedStorage& s, int block
 
 // kKeep: stops before y and instead keeps every intermediate and takes dy back to the last layer.
 // The activation is a template parameter because ptxas 13.0 lost `masked` after the first slice
-// when the loop held a branch on it.
-template <bool kKeep, bool kGelu>
+// when the loop held a branch on it. For the same reason kOptions always goes through W_0, with a
+// factor of zero where the rule does not forget towards it.
+template <bool kKeep, bool kGelu, bool kOptions>
 __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(1024) char raw[];
   SharedStorage& s = *reinterpret_cast<SharedStorage*>(raw);
@@ -133,14 +149,14 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
     for (int i = 0; i < kStages; ++i) mbar_init(&s.full[i], 1);
     mbar_init_fence();
     fence_async();
-    for (int i = 0; i < kStages; ++i) load_stage(p, s, block, i);
+    for (int i = 0; i < kStages; ++i) load_stage<kOptions>(p, s, block, i);
   }
   copy_rows_async(s.q, p.common.q.at(seg, sequence, first), p.common.q.token_stride, count, thread);
   copy_rows_async(s.k, p.common.k.at(seg, sequence, first), p.common.k.token_stride, count, thread);
   copy_rows_async(s.d2, p.common.v.at(seg, sequence, first), p.common.v.token_stride, count,
                   thread);
   copy_commit();
-  load_gates(s.gates, p.common, sequence, block % seg.chunks, thread);
+  load_gates<kOptions>(s.gates, p.common, sequence, block % seg.chunks, thread);
   if (thread < kTile) {
     s.gain[thread] = p.common.gain[sequence % seg.heads * kTile + thread];
     s.bias[thread] = p.common.bias[sequence % seg.heads * kTile + thread];
@@ -160,6 +176,11 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
       p.kept.floats(block, kept::kB)[row + 8 * i] = push[i];
     }
   }
+  const auto load_dy = [&] {
+    __syncthreads();  // q has been read: its tile takes dy
+    copy_rows_async(s.q, p.y.at(seg, sequence, first), p.y.token_stride, count, thread);
+    copy_commit();
+  };
   Acc acc, acc2, y, r2;
   Frag masked;  // G o Q K^T
   Frag aq, bq;  // A_t q_t, B_t q_t
@@ -177,9 +198,7 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
   mask(masked, acc, s.gates, row, col);
   if (kKeep) {
     store_fragment(p.kept.tile(block, kept::kR1), masked);
-    __syncthreads();  // q has been read: its tile takes dy
-    copy_rows_async(s.q, p.y.at(seg, sequence, first), p.y.token_stride, count, thread);
-    copy_commit();
+    if (!kOptions) load_dy();
   }
 
   // Keys, all slices: the network's output.
@@ -200,7 +219,7 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
     wgmma_commit();
     wgmma_wait<0>();
     __syncthreads();
-    if (thread == 0) load_stage(p, s, block, slice + kStages);
+    if (thread == 0) load_stage<kOptions>(p, s, block, slice + kStages);
   }
   // Deltas of the last layer.
   {
@@ -243,7 +262,7 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
   }
   // Keys again and reads, slice by slice.
   for (int slice = 0; slice < kSlices; ++slice) {
-    const int load_w = kSlices + 2 * slice, load_s = load_w + 1;
+    const int load_w = kSlices + kPairs<kOptions> * slice, load_s = load_w + 1;
     const bf16* w1 = s.stage[load_w % kStages][0];
     const bf16* w2 = s.stage[load_w % kStages][1];
     const bf16* s1 = s.stage[load_s % kStages][0];
@@ -256,6 +275,8 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
     wgmma_wait<0>();
     settle(acc), settle(acc2);
     Frag x, ax, bx;
+    [[maybe_unused]] Frag cq;  // (1 - A_t) q_t, then (1 - A_t) x_t
+    [[maybe_unused]] const int load_0 = load_w + 2;
     if (kKeep) {
       Frag slope;
 #pragma unroll
@@ -289,6 +310,20 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
     __syncthreads();
     product<-1, true>(acc, masked, s.d1, true);
     wgmma_commit();
+    if constexpr (kOptions) {
+      float fade[2];
+      fade_of(fade, p.common.options, decay);
+      load_frag(cq, s.q);
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        const float2 q = unpack(cq[i]);
+        cq[i] = pack(fade[i & 1] * q.x, fade[i & 1] * q.y);
+      }
+      mbar_wait(&s.full[load_0 % kStages], load_0 / kStages & 1);
+      wgmma_fence();
+      product<1, false>(acc, cq, s.stage[load_0 % kStages][0], true);
+      wgmma_commit();
+    }
     if (kKeep && thread == 0) {
       bf16* to = p.kept.tile(block, kept::kPerSlice * slice);
       bulk_store(to + kept::kH * kTileElements, s.h, kTileBytes);
@@ -316,19 +351,28 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
       ax[i] = pack(decay[i & 1] * acc[2 * i], decay[i & 1] * acc[2 * i + 1]);
       bx[i] = pack(push[i & 1] * acc[2 * i], push[i & 1] * acc[2 * i + 1]);
     }
+    if constexpr (kOptions) {
+      float fade[2];
+      fade_of(fade, p.common.options, decay);
+#pragma unroll
+      for (int i = 0; i < 16; ++i)
+        cq[i] = pack(fade[i & 1] * acc[2 * i], fade[i & 1] * acc[2 * i + 1]);
+    }
     wgmma_fence();
     product<1, true>(y, ax, w2, slice > 0);
     product<1, true>(y, bx, s2, true);
     product<1, false>(r2, x, s.h, slice > 0);
+    if constexpr (kOptions) product<1, true>(y, cq, s.stage[load_0 % kStages][1], true);
     wgmma_commit();
     if (kKeep && thread == 0) bulk_wait_read();
     wgmma_wait<0>();
     __syncthreads();
     if (thread == 0) {
-      if (load_w + kStages < kLoads) load_stage(p, s, block, load_w + kStages);
-      if (load_s + kStages < kLoads) load_stage(p, s, block, load_s + kStages);
+      for (int load = load_w; load < load_w + kPairs<kOptions>; ++load)
+        if (load + kStages < kLoads<kOptions>) load_stage<kOptions>(p, s, block, load + kStages);
     }
   }
+  if (kKeep && kOptions) load_dy();
   mask(masked, r2, s.gates, row, col);
   wgmma_fence();
   product<-1, true>(y, masked, s.d2, true);
@@ -359,22 +403,22 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
   }
 }
 
-template <bool kKeep, bool kGelu>
+template <bool kKeep, bool kGelu, bool kOptions>
 void launch(const Params& p, cudaStream_t stream) {
   constexpr int kBytes = sizeof(SharedStorage);
   static_assert(2 * (kBytes + 1024) <= 228 * 1024);
-  cudaFuncSetAttribute(read_kernel<kKeep, kGelu>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                       kBytes);
+  const auto kernel = read_kernel<kKeep, kGelu, kOptions>;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   const Segment& seg = p.common.segment;
-  read_kernel<kKeep, kGelu><<<seg.sequences * seg.chunks, 128, kBytes, stream>>>(p);
+  kernel<<<seg.sequences * seg.chunks, 128, kBytes, stream>>>(p);
 }
 
 template <bool kKeep>
 void launch(const Params& p, cudaStream_t stream) {
-  if (p.common.gelu) {
-    launch<kKeep, true>(p, stream);
+  if (p.common.options.on) {
+    p.common.gelu ? launch<kKeep, true, true>(p, stream) : launch<kKeep, false, true>(p, stream);
   } else {
-    launch<kKeep, false>(p, stream);
+    p.common.gelu ? launch<kKeep, true, false>(p, stream) : launch<kKeep, false, false>(p, stream);
   }
 }
 

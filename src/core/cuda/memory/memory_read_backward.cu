@@ -3,14 +3,23 @@
 // One warpgroup a block, hidden slice by slice: dX from the last layer's adjoint, through the
 // activation to dZ, and from it this slice's share of dq, of the masked product's adjoint, of the
 // state's and the key side's adjoints. What sums over slices (dq, Q K^T's adjoint) stays in
-// registers. Two CTAs share an SM.
+// registers. Two CTAs share an SM, but for rules with options, where W_0 is read and gets its
+// gradient too: there dq's share through W_0 waits in shared memory for the next slice.
 #include "src/core/cuda/memory/memory_gates.cuh"
 #include "src/core/cuda/memory/memory_rows.cuh"
 
 namespace mnemo::memory {
 namespace {
 
-struct SharedStorage {
+struct InitialStorage {
+  alignas(1024) bf16 initial[2][kTileElements];  // W_0: W1, W2^T of a slice
+  bf16 cq[kTileElements], cdz[kTileElements];    // (1 - A_t) q_t, (1 - A_t) dz_t
+  float4 dq[8][128];                             // dZ1 W_0 so far, register order
+};
+struct NoStorage {};
+
+template <bool kOptions>
+struct SharedStorage : std::conditional_t<kOptions, InitialStorage, NoStorage> {
   union {
     alignas(1024) bf16 weights[4][kTileElements];  // W1, W2^T, S1, S2^T of a slice
     ChunkGates gates;                              // after the last slice
@@ -31,14 +40,23 @@ struct Params {
   Kept kept;
 };
 
-__device__ void load_weights(const Params& p, SharedStorage& s, int block, int slice) {
-  mbar_expect(&s.weights_bar, 4 * kTileBytes);
+template <bool kOptions>
+__device__ void load_weights(const Params& p, SharedStorage<kOptions>& s, int block, int slice) {
+  mbar_expect(&s.weights_bar, (kOptions ? 6 : 4) * kTileBytes);
+  if constexpr (kOptions) {
+    const Segment& seg = p.common.segment;
+    const int head = block / seg.chunks % seg.heads;
+    bulk_load(s.initial,
+              p.common.options.initial_tiles + (head * kSlices + slice) * 2 * kTileElements,
+              2 * kTileBytes, &s.weights_bar);
+  }
   bulk_load(s.weights,
             p.common.states + int64_t{block} * kStateElements + 4 * slice * kTileElements,
             4 * kTileBytes, &s.weights_bar);
 }
 
-__device__ void load_keys(const Params& p, SharedStorage& s, int block, int slice) {
+template <typename Storage>
+__device__ void load_keys(const Params& p, Storage& s, int block, int slice) {
   mbar_expect(&s.keys_bar, 2 * kTileBytes);
   bulk_load(s.h, p.kept.tile(block, kept::kPerSlice * slice + kept::kH), 2 * kTileBytes,
             &s.keys_bar);
@@ -61,9 +79,42 @@ __device__ void add_row_dots(float (&sum)[2], const Acc& a, const Frag& b) {
   }
 }
 
-__global__ void __launch_bounds__(128, 2) read_backward_kernel(const __grid_constant__ Params p) {
+// A last step of a slice: what goes through W_0, on top of dq's share (f = dZ1), and to W_0.
+__device__ void initial_adjoint(const Params& p, SharedStorage<true>& s, int block, int slice,
+                                const Frag& f, Acc& acc, Acc& acc2) {
+  const int thread = threadIdx.x;
+  if (slice > 0) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const float4 x = s.dq[j][thread];
+      acc[4 * j] = x.x, acc[4 * j + 1] = x.y, acc[4 * j + 2] = x.z, acc[4 * j + 3] = x.w;
+    }
+  }
+  wgmma_fence();
+  product<1, true>(acc, f, s.initial[0], slice > 0);
+  product<1, true, true>(acc2, s.h, s.cq, false);
+  wgmma_commit();
+  wgmma_wait<0>();
+  settle(acc), settle(acc2);
+#pragma unroll
+  for (int j = 0; j < 8; ++j)
+    s.dq[j][thread] = make_float4(acc[4 * j], acc[4 * j + 1], acc[4 * j + 2], acc[4 * j + 3]);
+  const ExtraKept& extra = p.common.options.kept;
+  store_fragment(extra.tile(block, extra_kept::kDinitial + 2 * slice), acc2);
+  wgmma_fence();
+  product<1, true, true>(acc2, s.x, s.cdz, false);
+  wgmma_commit();
+  wgmma_wait<0>();
+  settle(acc2);
+  store_fragment(extra.tile(block, extra_kept::kDinitial + 2 * slice + 1), acc2);
+}
+
+template <bool kOptions>
+__global__ void __launch_bounds__(128, kOptions ? 1 : 2)
+    read_backward_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(1024) char raw[];
-  SharedStorage& s = *reinterpret_cast<SharedStorage*>(raw);
+  using Storage = SharedStorage<kOptions>;
+  Storage& s = *reinterpret_cast<Storage*>(raw);
   const Segment& seg = p.common.segment;
   const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
   const int row = 16 * warp + lane / 4, col = 2 * (lane & 3);
@@ -76,7 +127,7 @@ __global__ void __launch_bounds__(128, 2) read_backward_kernel(const __grid_cons
     mbar_init(&s.keys_bar, 1);
     mbar_init_fence();
     fence_async();
-    load_weights(p, s, block, 0);
+    load_weights<kOptions>(p, s, block, 0);
     load_keys(p, s, block, 0);
   }
   copy_rows_async(s.x, p.common.q.at(seg, sequence, first), p.common.q.token_stride, count, thread);
@@ -87,17 +138,22 @@ __global__ void __launch_bounds__(128, 2) read_backward_kernel(const __grid_cons
     decay[i] = p.kept.floats(block, kept::kA)[row + 8 * i];
     push[i] = p.kept.floats(block, kept::kB)[row + 8 * i];
   }
+  // 1 - A_t, and 1, where the rule forgets towards W_0; else 0.
+  const float towards = kOptions && p.common.options.towards_initial ? 1 : 0;
+  const float fade[2] = {towards * (1 - decay[0]), towards * (1 - decay[1])};
   Frag f1, f2, f3;
   load_fragment(f1, p.kept.tile(block, kept::kM2)), store_frag(s.m2, f1);
   load_fragment(f1, p.kept.tile(block, kept::kR1)), store_frag(s.r1, f1);
   load_fragment(f1, p.kept.tile(block, kept::kDz2)), store_frag(s.dz, f1);
   scale_rows(f2, f1, decay), store_frag(s.adz, f2);
   scale_rows(f2, f1, push), store_frag(s.bdz, f2);
+  if constexpr (kOptions) scale_rows(f2, f1, fade), store_frag(s.cdz, f2);
   copy_wait<0>();
   __syncthreads();
   load_frag(f1, s.x);
   scale_rows(f2, f1, decay), store_frag(s.aq, f2);
   scale_rows(f2, f1, push), store_frag(s.bq, f2);
+  if constexpr (kOptions) scale_rows(f2, f1, fade), store_frag(s.cq, f2);
 
   Acc acc, acc2, dqw, dqs, t1;
   float da[2] = {}, db[2] = {};
@@ -124,6 +180,18 @@ __global__ void __launch_bounds__(128, 2) read_backward_kernel(const __grid_cons
     for (int i = 0; i < 32; ++i) {
       const int k = (i >> 1) & 1;
       acc[i] = fmaf(decay[k], acc[i], push[k] * acc2[i]);
+    }
+    if constexpr (kOptions) {
+      wgmma_fence();
+      product<1, false, false>(acc2, s.dz, s.initial[1], false);
+      wgmma_commit();
+      wgmma_wait<0>();
+      settle(acc2);
+      float less[2] = {};
+      add_row_dots(less, acc2, x);
+      da[0] -= towards * less[0], da[1] -= towards * less[1];
+#pragma unroll
+      for (int i = 0; i < 32; ++i) acc[i] = fmaf(fade[(i >> 1) & 1], acc2[i], acc[i]);
     }
     mbar_wait(&s.keys_bar, slice & 1);
     wgmma_fence();
@@ -166,10 +234,11 @@ __global__ void __launch_bounds__(128, 2) read_backward_kernel(const __grid_cons
     wgmma_commit();
     wgmma_wait<0>();
     store_fragment(p.kept.tile(block, kept::kDweights + 4 * slice + 3), acc);
+    if constexpr (kOptions) initial_adjoint(p, s, block, slice, f3, acc, acc2);
     fence_async();  // this thread's writes to the tiles that the copy engine fills again
     __syncthreads();
     if (thread == 0 && slice + 1 < kSlices) {
-      load_weights(p, s, block, slice + 1);
+      load_weights<kOptions>(p, s, block, slice + 1);
       load_keys(p, s, block, slice + 1);
     }
   }
@@ -179,7 +248,7 @@ __global__ void __launch_bounds__(128, 2) read_backward_kernel(const __grid_cons
                   thread);
   copy_rows_async(s.h, p.dy.at(seg, sequence, first), p.dy.token_stride, count, thread);
   copy_commit();
-  load_gates(s.gates, p.common, sequence, block % seg.chunks, thread);
+  load_gates<kOptions>(s.gates, p.common, sequence, block % seg.chunks, thread);
   __syncthreads();
   fill_g(s.gates, warp);
   copy_wait<0>();
@@ -191,6 +260,16 @@ __global__ void __launch_bounds__(128, 2) read_backward_kernel(const __grid_cons
   load_frag(f1, s.x);
   add_row_dots(da, dqw, f1);
   add_row_dots(db, dqs, f1);
+  if constexpr (kOptions) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const float4 v = s.dq[j][thread];
+      acc2[4 * j] = v.x, acc2[4 * j + 1] = v.y, acc2[4 * j + 2] = v.z, acc2[4 * j + 3] = v.w;
+    }
+    float less[2] = {};
+    add_row_dots(less, acc2, f1);
+    da[0] -= towards * less[0], da[1] -= towards * less[1];
+  }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     da[i] = quad_sum(da[i]), db[i] = quad_sum(db[i]);
@@ -203,6 +282,7 @@ __global__ void __launch_bounds__(128, 2) read_backward_kernel(const __grid_cons
   for (int i = 0; i < 32; ++i) {
     const int k = (i >> 1) & 1;
     dqw[i] = fmaf(decay[k], dqw[i], push[k] * dqs[i]);
+    if (kOptions) dqw[i] = fmaf(fade[k], acc2[i], dqw[i]);
   }
   mask(f2, t1, s.gates, row, col);
   store_frag(s.m2, f2);
@@ -237,15 +317,24 @@ __global__ void __launch_bounds__(128, 2) read_backward_kernel(const __grid_cons
   write_rows(p.dq.at(seg, sequence, first), p.dq.token_stride, s.r1, count, thread);
 }
 
+template <bool kOptions>
+void launch(const Params& p, cudaStream_t stream) {
+  constexpr int kBytes = sizeof(SharedStorage<kOptions>);
+  static_assert((kOptions ? 1 : 2) * (kBytes + 1024) <= 228 * 1024);
+  const auto kernel = read_backward_kernel<kOptions>;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  kernel<<<p.common.segment.sequences * p.common.segment.chunks, 128, kBytes, stream>>>(p);
+}
+
 }  // namespace
 
 void launch_read_backward(const CommonParams& p, const Rows& dy, const Rows& dq, const Kept& kept,
                           cudaStream_t stream) {
-  constexpr int kBytes = sizeof(SharedStorage);
-  static_assert(2 * (kBytes + 1024) <= 228 * 1024);
-  cudaFuncSetAttribute(read_backward_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  read_backward_kernel<<<p.segment.sequences * p.segment.chunks, 128, kBytes, stream>>>(
-      {p, dy, dq, kept});
+  if (p.options.on) {
+    launch<true>({p, dy, dq, kept}, stream);
+  } else {
+    launch<false>({p, dy, dq, kept}, stream);
+  }
 }
 
 }  // namespace mnemo::memory

@@ -8,72 +8,6 @@ namespace mnemo {
 namespace memory {
 namespace {
 
-// The families of kernels: depth 2 in chunks of up to 64 tokens and of sixteen, and depth 1.
-enum class Kind { kWide, kNarrow, kFlat };
-
-Kind kind_of(const MemoryScanShape& s) {
-  return s.depth == 1 ? Kind::kFlat : s.chunk == kNarrow ? Kind::kNarrow : Kind::kWide;
-}
-
-// Of one W or S, of a sequence's whole carry, of a block's state, of its record for backward.
-int64_t weight_elements(const MemoryScanShape& s) {
-  return (s.depth == 1 ? 1 : kSlices) * int64_t{kTileElements};
-}
-int64_t carry_elements(const MemoryScanShape& s) { return 2 * s.depth * weight_elements(s); }
-int64_t state_elements(const MemoryScanShape& s) {
-  return s.depth == 1 ? kFlatStateElements : kStateElements;
-}
-int64_t record_elements(const MemoryScanShape& s) {
-  switch (kind_of(s)) {
-    case Kind::kNarrow:
-      return int64_t{narrow_kept::kTiles} * kNarrowElements;
-    case Kind::kFlat:
-      return int64_t{flat_kept::kTiles} * kTileElements;
-    default:
-      return int64_t{kept::kTiles} * kTileElements;
-  }
-}
-
-// Blocks per segment: enough for the parallel kernels to fill the GPU several times over. The scans
-// of 64 sequences fill it too; fewer gain from short segments, whose stages then run side by side.
-constexpr int64_t kSegmentBlocks = 2048, kSegmentBlocksFewSequences = 1024, kFewSequences = 64;
-// Chunks of sixteen tokens have a quarter of the work.
-constexpr int64_t kNarrowFactor = 2;
-// Segments whose states, and whose records for backward, are in flight at a time.
-constexpr int kForwardSlots = 2, kStateSlots = 3, kKeptSlots = 2;
-
-int64_t chunk_count(const MemoryScanShape& s) { return (s.tokens + s.chunk - 1) / s.chunk; }
-
-int64_t segment_chunks(const MemoryScanShape& s) {
-  const int64_t sequences = s.batch * s.heads;
-  const int64_t blocks = (sequences < kFewSequences ? kSegmentBlocksFewSequences : kSegmentBlocks) *
-                         (kind_of(s) == Kind::kNarrow ? kNarrowFactor : 1);
-  const int64_t most = std::max<int64_t>(1, blocks / sequences);
-  const int64_t segments = (chunk_count(s) + most - 1) / most;
-  return (chunk_count(s) + segments - 1) / segments;
-}
-
-int64_t segment_count(const MemoryScanShape& s) {
-  return (chunk_count(s) + segment_chunks(s) - 1) / segment_chunks(s);
-}
-
-// Hands out parts of a workspace; with a null base it only adds up the bytes.
-class Allotment {
- public:
-  explicit Allotment(void* base) : base_(static_cast<char*>(base)) {}
-  template <typename T>
-  T* take(int64_t count) {
-    T* p = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + bytes_);
-    bytes_ += (count * sizeof(T) + 1023) / 1024 * 1024;
-    return p;
-  }
-  size_t bytes() const { return bytes_; }
-
- private:
-  char* base_;
-  size_t bytes_ = 0;
-};
-
 MemoryScanCarry carry_at(const MemoryScanShape& s, float* base) {
   const int64_t n = s.batch * s.heads * weight_elements(s);
   if (s.depth == 1) return {base, nullptr, base + n, nullptr};
@@ -103,26 +37,6 @@ class Marks {
   std::vector<cudaEvent_t> events_;
 };
 
-struct ForwardBuffers {
-  float* coefficients[kForwardSlots];
-  bf16* states[kForwardSlots];
-  float* carries;  // two, where the caller keeps no checkpoints
-  size_t bytes;
-};
-
-ForwardBuffers plan_forward(const MemoryScanShape& s, void* workspace) {
-  Allotment a(workspace);
-  const int64_t sequences = s.batch * s.heads, blocks = sequences * segment_chunks(s);
-  ForwardBuffers b;
-  for (int i = 0; i < kForwardSlots; ++i) {
-    b.coefficients[i] = a.take<float>(blocks * kCoefficients);
-    b.states[i] = a.take<bf16>(blocks * state_elements(s));
-  }
-  b.carries = a.take<float>(2 * sequences * carry_elements(s));
-  b.bytes = a.bytes();
-  return b;
-}
-
 Rows to_rows(const MemoryScanRows& r) {
   return {static_cast<bf16*>(r.data), r.batch_stride, r.token_stride};
 }
@@ -135,6 +49,25 @@ Segment segment_at(const MemoryScanShape& s, int64_t index) {
           s.tokens,
           static_cast<int>(std::min(segment_chunks(s), chunk_count(s) - first)),
           s.chunk};
+}
+
+// Segment `index`, whose states lie in `slot`.
+Options options_at(const MemoryScanShape& s, const OptionBuffers<bf16>& b, const float* resets,
+                   int64_t index, int slot) {
+  Options o;
+  if (s.plain()) return o;
+  o.on = true;
+  o.towards_initial = s.towards_initial;
+  o.limit2 = s.clamp * s.clamp;
+  o.initial = b.initial;
+  o.initial_tiles = b.initial_tiles;
+  o.resets = s.resets ? resets : nullptr;
+  o.chunks = chunk_count(s);
+  o.first_chunk = index * segment_chunks(s);
+  o.clamp = b.clamp[slot];
+  o.dinitial = b.dinitial;
+  o.kept = {b.kept[index % kKeptSlots]};
+  return o;
 }
 
 const char* last_error() {
@@ -181,6 +114,7 @@ void read_backward(Kind kind, const CommonParams& p, const Rows& dy, const Rows&
   } else {
     launch_read_keeping(p, dy, {record}, stream);
     launch_read_backward(p, dy, dq, {record}, stream);
+    if (p.options.clamps()) launch_clamp_keys(p, {record}, stream);
   }
 }
 
@@ -188,12 +122,17 @@ const char* forward(const MemoryScanForwardArgs& args, cudaStream_t stream) {
   const MemoryScanShape& shape = args.shape;
   const int64_t sequences = shape.batch * shape.heads, segments = segment_count(shape);
   const int64_t carry = sequences * carry_elements(shape);
-  const ForwardBuffers b = plan_forward(shape, args.workspace);
+  const auto b = plan_forward<bf16>(shape, args.workspace);
   const auto carry_before = [&](int64_t i) {
     if (i == segments) return args.carry_out;
     if (args.checkpoints != nullptr) return carry_at(shape, args.checkpoints + i * carry);
     return i == 0 ? args.carry_in : carry_at(shape, b.carries + i % 2 * carry);
   };
+  if (!shape.plain()) {
+    launch_prepare_initial(args.initial, static_cast<int>(shape.heads), b.options.initial,
+                           b.options.initial_tiles, stream);
+    cudaMemsetAsync(b.options.clamp_hits, 0, sizeof(unsigned), stream);
+  }
   if (args.checkpoints != nullptr) {
     if (const char* e = copy_carry(shape, carry_before(0), args.carry_in, stream)) return e;
   }
@@ -205,10 +144,20 @@ const char* forward(const MemoryScanForwardArgs& args, cudaStream_t stream) {
   begun.await(0, side);
   for (int64_t i = 0; i < segments; ++i) {
     const int slot = i % kForwardSlots;
-    const CommonParams p{segment_at(shape, i), to_rows(args.q),      to_rows(args.k),
-                         to_rows(args.v),      args.gates,           args.norm_gain,
-                         args.norm_bias,       b.coefficients[slot], b.states[slot],
-                         shape.epsilon,        shape.residual,       shape.gelu};
+    CommonParams p{segment_at(shape, i),
+                   to_rows(args.q),
+                   to_rows(args.k),
+                   to_rows(args.v),
+                   args.gates,
+                   args.norm_gain,
+                   args.norm_bias,
+                   b.coefficients[slot],
+                   b.states[slot],
+                   shape.epsilon,
+                   shape.residual,
+                   shape.gelu,
+                   options_at(shape, b.options, args.resets, i, slot)};
+    p.options.clamp_hits = b.options.clamp_hits;
     reads.await(i - kForwardSlots, stream);
     launch_gate_coefficients(p, b.coefficients[slot], stream);
     scan_states(kind_of(shape), p, carry_before(i), carry_before(i + 1), stream);
@@ -218,34 +167,9 @@ const char* forward(const MemoryScanForwardArgs& args, cudaStream_t stream) {
     reads.make(i, side);
     if (const char* e = last_error()) return e;
   }
+  if (args.clamp_hits != nullptr) launch_clamp_hits(b.options.clamp_hits, args.clamp_hits, stream);
   reads.await(segments - 1, stream);
   return last_error();
-}
-
-struct BackwardBuffers {
-  float* coefficients[kStateSlots];
-  bf16* states[kStateSlots];
-  bf16* kept[kKeptSlots];
-  float* carries;     // two states' adjoints, and one state nobody reads
-  float* norm_parts;  // [sequences, 64, 2, 64]
-  float* norm_reads;  // [sequences, 2, 64]
-  size_t bytes;
-};
-
-BackwardBuffers plan_backward(const MemoryScanShape& s, void* workspace) {
-  Allotment a(workspace);
-  const int64_t sequences = s.batch * s.heads, blocks = sequences * segment_chunks(s);
-  BackwardBuffers b;
-  for (int i = 0; i < kStateSlots; ++i) {
-    b.coefficients[i] = a.take<float>(blocks * kCoefficients);
-    b.states[i] = a.take<bf16>(blocks * state_elements(s));
-  }
-  for (int i = 0; i < kKeptSlots; ++i) b.kept[i] = a.take<bf16>(blocks * record_elements(s));
-  b.carries = a.take<float>(3 * sequences * carry_elements(s));
-  b.norm_parts = a.take<float>(sequences * kTile * 2 * kTile);
-  b.norm_reads = a.take<float>(sequences * 2 * kTile);
-  b.bytes = a.bytes();
-  return b;
 }
 
 const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
@@ -253,7 +177,7 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
   const int64_t segments = segment_count(shape);
   const int64_t carry_size = shape.batch * shape.heads * carry_elements(shape);
   const Kind kind = kind_of(shape);
-  const BackwardBuffers b = plan_backward(shape, args.workspace);
+  const auto b = plan_backward<bf16>(shape, args.workspace);
   const auto carry = [&](int64_t i) { return carry_at(shape, b.carries + i * carry_size); };
   const Rows dy = to_rows(args.dy), dv = to_rows(args.dv);
   // Three stages, each a segment ahead of the next: states again, reads and their adjoint, the
@@ -263,15 +187,31 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
   Marks scanned(segments), read(segments), done(segments), begun(1);
   cudaMemsetAsync(b.norm_parts, 0, shape.batch * shape.heads * kTile * 2 * kTile * sizeof(float),
                   stream);
+  if (!shape.plain()) {
+    launch_prepare_initial(args.initial, static_cast<int>(shape.heads), b.options.initial,
+                           b.options.initial_tiles, stream);
+    cudaMemsetAsync(b.options.dinitial, 0,
+                    shape.batch * shape.heads * 2 * kSlices * kTileElements * sizeof(float),
+                    stream);
+  }
   begun.make(0, stream);
   begun.await(0, scan_stream);
   begun.await(0, read_stream);
   const auto params = [&](int64_t i) {
     const int slot = i % kStateSlots;
-    return CommonParams{segment_at(shape, i), to_rows(args.q),      to_rows(args.k),
-                        to_rows(args.v),      args.gates,           args.norm_gain,
-                        args.norm_bias,       b.coefficients[slot], b.states[slot],
-                        shape.epsilon,        shape.residual,       shape.gelu};
+    return CommonParams{segment_at(shape, i),
+                        to_rows(args.q),
+                        to_rows(args.k),
+                        to_rows(args.v),
+                        args.gates,
+                        args.norm_gain,
+                        args.norm_bias,
+                        b.coefficients[slot],
+                        b.states[slot],
+                        shape.epsilon,
+                        shape.residual,
+                        shape.gelu,
+                        options_at(shape, b.options, args.resets, i, slot)};
   };
   const auto scan = [&](int64_t i) {
     const CommonParams p = params(i);
@@ -319,25 +259,22 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
     launch_finish_norm(segment_at(shape, 0), kind == Kind::kNarrow ? kNarrow : kTile, b.norm_parts,
                        b.norm_reads, args.dnorm_gain, args.dnorm_bias, stream);
   }
+  if (!shape.plain())
+    launch_finish_initial(args.dinitial, segment_at(shape, 0), b.options.dinitial, stream);
   return last_error();
 }
 
 }  // namespace
 }  // namespace memory
 
-bool MemoryScanSupports(const MemoryScanShape& s) {
-  const bool deep = s.depth == 2 && s.hidden == 256 && s.norm;
-  const bool flat = s.depth == 1 && !s.norm;
-  return s.head_dim == 64 && (deep || flat) && (s.chunk == 16 || s.chunk == 32 || s.chunk == 64) &&
-         s.batch > 0 && s.heads > 0 && s.tokens > 0;
-}
+bool MemoryScanSupports(const MemoryScanShape& shape) { return memory::supports(shape); }
 
 size_t MemoryScanForwardWorkspace(const MemoryScanShape& shape) {
-  return memory::plan_forward(shape, nullptr).bytes;
+  return memory::plan_forward<memory::bf16>(shape, nullptr).bytes;
 }
 
 size_t MemoryScanBackwardWorkspace(const MemoryScanShape& shape) {
-  return memory::plan_backward(shape, nullptr).bytes;
+  return memory::plan_backward<memory::bf16>(shape, nullptr).bytes;
 }
 
 size_t MemoryScanCheckpointBytes(const MemoryScanShape& shape) {
@@ -346,12 +283,12 @@ size_t MemoryScanCheckpointBytes(const MemoryScanShape& shape) {
 }
 
 const char* MemoryScanForward(const MemoryScanForwardArgs& args, CUstream_st* stream) {
-  if (!MemoryScanSupports(args.shape)) return "memory scan: shape not covered by these kernels";
+  if (!memory::supports(args.shape)) return "memory scan: shape not covered by these kernels";
   return memory::forward(args, stream);
 }
 
 const char* MemoryScanBackward(const MemoryScanBackwardArgs& args, CUstream_st* stream) {
-  if (!MemoryScanSupports(args.shape)) return "memory scan: shape not covered by these kernels";
+  if (!memory::supports(args.shape)) return "memory scan: shape not covered by these kernels";
   return memory::backward(args, stream);
 }
 

@@ -5,8 +5,11 @@
 //
 //   u_t = grad_W 1/2 |f_W(k_t) - v_t|^2          at the state that began the token's chunk
 //   S_t = eta_t S_{t-1} - theta_t u_t
-//   W_t = (1 - alpha_t) W_{t-1} + S_t
+//   W_t = (1 - alpha_t) W_{t-1} [+ alpha_t W_0] + S_t
 //   y_t = f_{W_t}(q_t)
+//
+// Options, off in most rules: forgetting towards the first weights W_0 (the bracket); the clamp,
+// u_t *= 1 / sqrt(1 + (|u_t| / clamp)^2); resets, which put the state to W_0, S = 0 before chunks.
 //
 // Plain C++: no CUDA header is needed to include this. All pointers are device pointers. Nothing
 // here allocates memory, synchronises or keeps state; calls only enqueue work on `stream`, so they
@@ -36,6 +39,18 @@ struct MemoryScanShape {
   bool residual = true;  // x + ...
   bool gelu = false;     // tanh form, instead of SiLU
   float epsilon = 1e-6f;
+  bool towards_initial = false;  // forget towards W_0; needs alpha
+  float clamp = 0;               // > 0: the clamp of the inner gradient
+  bool resets = false;           // some chunks begin at W_0
+
+  bool plain() const { return !towards_initial && !(clamp > 0) && !resets; }
+};
+
+// W_0, or its gradient, fp32, dense: w1 [heads, hidden, head_dim], w2 [heads, head_dim, hidden].
+// Null where the shape is plain; otherwise needed, whatever the option.
+struct MemoryScanInitial {
+  float* w1 = nullptr;
+  float* w2 = nullptr;
 };
 
 // bf16 rows [batch, tokens, heads, head_dim]: the last two dimensions dense, strides in elements
@@ -70,9 +85,12 @@ struct MemoryScanForwardArgs {
   MemoryScanGates gates;
   const float* norm_gain = nullptr;  // [heads, head_dim], 16-byte aligned; unused without norm
   const float* norm_bias = nullptr;  // the same
+  MemoryScanInitial initial;
+  const float* resets = nullptr;  // [batch, chunks], not 0 where a chunk begins at W_0; or null
   MemoryScanCarry carry_in;
   MemoryScanRows y;              // out
   MemoryScanCarry carry_out;     // out; may not alias carry_in
+  float* clamp_hits = nullptr;   // out [1]: how many tokens had |u| > clamp; or null
   void* workspace = nullptr;     // MemoryScanForwardWorkspace bytes, 1024-byte aligned
   float* checkpoints = nullptr;  // out, MemoryScanCheckpointBytes; null when no backward follows
   CUstream_st* side_stream = nullptr;
@@ -84,6 +102,8 @@ struct MemoryScanBackwardArgs {
   MemoryScanGates gates;
   const float* norm_gain = nullptr;
   const float* norm_bias = nullptr;
+  MemoryScanInitial initial;
+  const float* resets = nullptr;
   const float* checkpoints = nullptr;  // as the forward pass left them
   MemoryScanRows dy;
   MemoryScanCarry dcarry_out;   // adjoint of carry_out
@@ -91,6 +111,7 @@ struct MemoryScanBackwardArgs {
   MemoryScanGates dgates;       // out
   float* dnorm_gain = nullptr;  // out [heads, head_dim]
   float* dnorm_bias = nullptr;  // out [heads, head_dim]
+  MemoryScanInitial dinitial;   // out, where the shape is not plain
   MemoryScanCarry dcarry_in;    // out; may not alias dcarry_out
   void* workspace = nullptr;    // MemoryScanBackwardWorkspace bytes, 1024-byte aligned
   CUstream_st* side_streams[2] = {nullptr, nullptr};  // both or neither

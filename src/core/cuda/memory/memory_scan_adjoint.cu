@@ -20,10 +20,24 @@ __device__ void scale_rows(Frag& out, const Frag& x, float low, float high) {
   }
 }
 
+// x += scale y z by rows; for the clamp.
+__device__ void add_scaled(Frag& x, const Frag& y, const Frag& z, float low, float high) {
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float2 a = unpack(x[i]), b = unpack(y[i]), c = unpack(z[i]);
+    const float scale = (i & 1) ? high : low;
+    x[i] = pack(fmaf(scale * b.x, c.x, a.x), fmaf(scale * b.y, c.y, a.y));
+  }
+}
+
+template <bool kOptions>
 __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     scan_adjoint_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(1024) char raw[];
-  SharedStorage& s = *reinterpret_cast<SharedStorage*>(raw);
+  using Storage = std::conditional_t<kOptions, OptionStorage, SharedStorage>;
+  Storage& s = *reinterpret_cast<Storage*>(raw);
+  const Options& options = p.common.options;
+  const bool clamps = kOptions && options.clamps();
   const Segment& seg = p.common.segment;
   const int thread = threadIdx.x, lane = thread & 31;
   const int warp = __shfl_sync(0xffffffffu, thread >> 5, 0);
@@ -82,7 +96,7 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     };
     if (thread == 0) {
       mbar_expect(&s.part_bar, kPartBytes);
-      mbar_expect(&s.do_bar, kDoBytes);
+      mbar_expect(&s.do_bar, clamps ? kDoBytes + kKappaBytes : kDoBytes);
     }
     const bf16* in = layer ? stage.d2 : stage.k;
     const bf16* factor = layer ? stage.h : stage.d1;
@@ -213,6 +227,10 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
       }
 #pragma unroll
       for (int i = 0; i < 3; ++i) dots[i] = warp_sum(dots[i]);
+      if (kOptions && options.towards_initial) {
+        dots[0] -= warp_sum(
+            add_initial(options, sequence, sequence % seg.heads, block, rank, layer, 1 - a, dw));
+      }
       if (lane == 0) {
         reinterpret_cast<float4*>(p.kept.floats(block, kept::kDots))[8 * rank + warp] =
             make_float4(dots[0], dots[1], dots[2], 0);
@@ -229,7 +247,9 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     mbar_wait(&s.part_bar, parity);
     {
       float d_o[4], derr[4];
-      delta_backward(p, s, stage, own, own_row, local, d_o, derr, dgain, dbias);
+      float2 kappa;
+      delta_backward<kOptions>(p, s, stage, own, block, own_row, local, d_o, derr, dgain, dbias,
+                               kappa);
       const uint2 x = make_uint2(pack(d_o[0], d_o[1]), pack(d_o[2], d_o[3]));
       char* here = reinterpret_cast<char*>(s.d_o) + swizzle_offset(own_row, 4 * (lane & 15));
       *reinterpret_cast<uint2*>(here) = x;
@@ -237,6 +257,19 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
       for (int i = 1; i < kRanks; ++i) {
         const int to = (rank + i) % kRanks;
         send(map_rank(smem_address(here), to), x, map_rank(smem_address(&s.do_bar), to));
+      }
+      if constexpr (kOptions) {
+        if (clamps && (lane & 15) == 0) {
+          float2* mine = &s.kappa[own_row];
+          *mine = kappa;
+#pragma unroll
+          for (int i = 1; i < kRanks; ++i) {
+            const int to = (rank + i) % kRanks;
+            send(map_rank(smem_address(mine), to),
+                 make_uint2(__float_as_uint(kappa.x), __float_as_uint(kappa.y)),
+                 map_rank(smem_address(&s.do_bar), to));
+          }
+        }
       }
       __syncwarp();
       if (lane == 0) mbar_arrive(&s.do_bar);
@@ -247,6 +280,35 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     }
     mbar_wait(&s.do_bar, parity);
     fence_async();
+    if constexpr (kOptions) {
+      // dD1 += kappa |K|^2 D1 in what follows from dD1; dH's share comes below.
+      if (clamps) {
+        const float low = s.kappa[row].x, high = s.kappa[row + 8].x;
+        Frag d1, other;
+        load_frag(d1, stage.d1);
+        if (layer == 0) {
+          load_frag(other, s.du);
+          add_scaled(other, d1, slope, low, high);
+          store_frag(s.du, other);
+          fence_async();
+        } else {
+          Frag curve;
+          load_fragment(curve, slice_tile(kept::kCurve));
+          load_frag(other, s.curve);
+          add_scaled(other, d1, curve, low, high);
+          store_frag(s.curve, other);
+          load_frag(other, stage.h);
+#pragma unroll
+          for (int i = 0; i < 16; ++i) {
+            const float scale = s.kappa[row + 8 * (i & 1)].y;
+            const float2 h = unpack(other[i]);
+            acc[2 * i] = fmaf(scale, h.x, acc[2 * i]);
+            acc[2 * i + 1] = fmaf(scale, h.y, acc[2 * i + 1]);
+          }
+          __syncwarp();
+        }
+      }
+    }
     if (layer == 1) {
       wgmma_fence();
       product<1, false, false>(acc, s.d_o, stage.weights[1], true);
@@ -273,6 +335,11 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     wgmma_commit();
     wgmma_wait<0>();
     if (layer == 0) store_fragment(p.kept.tile(block, kept::kDkPart + rank), back);
+    if constexpr (kOptions) {
+      settle(dw);
+      if (options.reset(sequence / seg.heads, chunk))
+        reset_adjoint(options, sequence, rank, layer, dw, ds);
+    }
     store_adjoint();
     copy_wait<0>();
     fence_async();
@@ -290,15 +357,26 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
   cluster_sync();  // nobody leaves while its shared memory may still be written
 }
 
+template <bool kOptions>
+void launch(const Params& p, cudaStream_t stream) {
+  constexpr int kBytes = sizeof(std::conditional_t<kOptions, OptionStorage, SharedStorage>);
+  static_assert(kBytes <= 227 * 1024);
+  const auto kernel = scan_adjoint_kernel<kOptions>;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  kernel<<<p.common.segment.sequences * kRanks, kThreads, kBytes, stream>>>(p);
+}
+
 }  // namespace
 
 void launch_scan_adjoint(const CommonParams& p, const MemoryScanCarry& in,
                          const MemoryScanCarry& out, const Rows& dv, const Kept& kept,
                          float* norm_parts, bool first, cudaStream_t stream) {
-  constexpr int kBytes = sizeof(SharedStorage);
-  cudaFuncSetAttribute(scan_adjoint_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  scan_adjoint_kernel<<<p.segment.sequences * kRanks, kThreads, kBytes, stream>>>(
-      {p, in, out, dv, kept, norm_parts, first});
+  const Params params{p, in, out, dv, kept, norm_parts, first};
+  if (p.options.on) {
+    launch<true>(params, stream);
+  } else {
+    launch<false>(params, stream);
+  }
 }
 
 }  // namespace mnemo::memory

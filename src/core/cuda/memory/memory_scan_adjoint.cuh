@@ -14,6 +14,7 @@ constexpr int kOwned = kTile / kRanks;
 constexpr int kPartStride = 68;  // floats
 constexpr uint32_t kPartBytes = (kRanks - 1) * kOwned * kTile * 4;
 constexpr uint32_t kDoBytes = (kRanks - 1) * kOwned * kTile * 2;
+constexpr uint32_t kKappaBytes = (kRanks - 1) * kOwned * 8;  // with dO, if the rule clamps
 
 struct Stage {
   bf16 k[kTileElements];           // [token, f]
@@ -35,6 +36,10 @@ struct SharedStorage {
   float coefficients[2][kCoefficients];
   float gain[kTile], bias[kTile];
   uint64_t stage_bar[2], part_bar, do_bar;
+};
+
+struct OptionStorage : SharedStorage {
+  float2 kappa[kTile];  // times |K|^2, times |D2|^2
 };
 
 struct Params {
@@ -122,10 +127,81 @@ __device__ void to_floats(float (&x)[4], uint2 v) {
   x[0] = lo.x, x[1] = lo.y, x[2] = hi.x, x[3] = hi.y;
 }
 
-// Adjoint of the token's delta -> adjoints of the network's output and of the error.
+// The clamp's share of the delta's adjoint (Options), into `ds`; what the token's other adjoints
+// need of it comes back: kappa times |K|^2 and times |D2|^2.
+__device__ float2 clamp_backward(const Params& p, const Stage& stage, int block, int row,
+                                 float (&ds)[4]) {
+  const Options& o = p.common.options;
+  const int f = 4 * (threadIdx.x & 15);
+  float d2[4], along = 0;
+  to_floats(d2, *reinterpret_cast<const uint2*>(reinterpret_cast<const char*>(stage.d2) +
+                                                swizzle_offset(row, f)));
+#pragma unroll
+  for (int i = 0; i < 4; ++i) along = fmaf(ds[i], d2[i], along);
+  const float kappa = -token_sum(along) * o.clamp[int64_t{block} * kClampFloats + kTile + row];
+  const float4 reach = *reinterpret_cast<const float4*>(
+      reinterpret_cast<const float*>(o.kept.tile(block, extra_kept::kReach)) + row * kTile + f);
+  ds[0] = fmaf(kappa, reach.x, ds[0]), ds[1] = fmaf(kappa, reach.y, ds[1]);
+  ds[2] = fmaf(kappa, reach.z, ds[2]), ds[3] = fmaf(kappa, reach.w, ds[3]);
+  const auto norm = [&](int which) { return o.kept.floats(block, which)[row]; };
+  if (f == 0) *o.kept.floats(block, extra_kept::kKeyScale + row) = kappa * norm(extra_kept::kD1);
+  return make_float2(kappa * norm(extra_kept::kK2), kappa * norm(extra_kept::kD2));
+}
+
+// dW_0 gets the share of this chunk's end, (1 - A_b) dW', and of its reads; <dW', W_0> comes back.
+__device__ float add_initial(const Options& o, int sequence, int head, int block, int rank,
+                             int layer, float scale, const Acc& dw) {
+  const int lane = threadIdx.x & 31, row = 16 * ((threadIdx.x >> 5) & 3) + lane / 4;
+  const char* w0 = reinterpret_cast<const char*>(
+      o.initial_tiles + ((head * kSlices + rank) * 2 + layer) * kTileElements);
+  float4* to = initial_at(o.dinitial, sequence, rank, layer);
+  const uint4* reads =
+      reinterpret_cast<const uint4*>(o.kept.tile(block, extra_kept::kDinitial + 2 * rank + layer)) +
+      (threadIdx.x & 127);
+  float dot = 0;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const uint4 r = reads[128 * k];
+    const uint32_t words[4] = {r.x, r.y, r.z, r.w};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int j = 2 * k + half;
+      float sum[4];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float2 read = unpack(words[2 * half + i]);
+        const float2 w = unpack(*reinterpret_cast<const uint32_t*>(
+            w0 + swizzle_offset(row + 8 * i, 8 * j + 2 * (lane & 3))));
+        const float x = dw[4 * j + 2 * i], y = dw[4 * j + 2 * i + 1];
+        dot = fmaf(x, w.x, fmaf(y, w.y, dot));
+        sum[2 * i] = fmaf(scale, x, read.x), sum[2 * i + 1] = fmaf(scale, y, read.y);
+      }
+      add_floats(reinterpret_cast<float*>(to + 128 * j), sum);
+    }
+  }
+  return dot;
+}
+
+// The chunk began at W_0: all of dW goes there, nothing to the chunk before.
+__device__ void reset_adjoint(const Options& o, int sequence, int rank, int layer, Acc& dw,
+                              Acc& ds) {
+  float4* to = initial_at(o.dinitial, sequence, rank, layer);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    const float x[4] = {dw[4 * j], dw[4 * j + 1], dw[4 * j + 2], dw[4 * j + 3]};
+    add_floats(reinterpret_cast<float*>(to + 128 * j), x);
+  }
+#pragma unroll
+  for (int i = 0; i < 32; ++i) dw[i] = ds[i] = 0;
+}
+
+// Adjoint of the token's delta -> adjoints of the network's output and of the error. With options
+// also what clamp_backward finds.
+template <bool kOptions>
 __device__ void delta_backward(const Params& p, const SharedStorage& s, const Stage& stage,
-                               const OwnToken& own, int row, int local, float (&d_o)[4],
-                               float (&derr)[4], float (&dgain)[4], float (&dbias)[4]) {
+                               const OwnToken& own, int block, int row, int local, float (&d_o)[4],
+                               float (&derr)[4], float (&dgain)[4], float (&dbias)[4],
+                               float2& kappa) {
   const int f = 4 * (threadIdx.x & 15);
   const float xhat[4] = {own.xhat.x, own.xhat.y, own.xhat.z, own.xhat.w};
   const float r = own.r;
@@ -139,6 +215,7 @@ __device__ void delta_backward(const Params& p, const SharedStorage& s, const St
     const float4 x = *reinterpret_cast<const float4*>(&s.part[source][local][f]);
     ds[0] += x.x, ds[1] += x.y, ds[2] += x.z, ds[3] += x.w;
   }
+  if (kOptions && p.common.options.clamps()) kappa = clamp_backward(p, stage, block, row, ds);
   const float residual = p.common.residual ? 1 : 0;
   float error[4], gg[4], m1 = 0, m2 = 0, n1 = 0, n2 = 0, dd = 0;
 #pragma unroll

@@ -16,7 +16,12 @@ constexpr int kThreads = 512;
 constexpr int kOwned = kTile / kRanks;  // tokens whose delta this CTA forms
 constexpr int kPartStride = 68;         // floats; spreads the sums over the banks
 constexpr uint32_t kPartBytes = kOwned * kTile * 4, kDeltaBytes = kOwned * kTile * 2;
+// For the clamp: squares of H and D1 summed over sixteen hidden units, of every token.
+constexpr int kSquareParts = 8;  // of a CTA's hidden units
+using Squares = float[2][kSquareParts][kTile];
+constexpr uint32_t kSquareBytes = sizeof(Squares);
 
+template <bool kOptions>
 struct SharedStorage {
   // As the state store keeps it: for each slice W1, W2^T, S1, S2^T.
   alignas(1024) bf16 state[2][4][kTileElements];
@@ -30,6 +35,9 @@ struct SharedStorage {
   float coefficients[2][kCoefficients];
   float gain[kTile], bias[kTile];
   uint64_t part_bar, d2_bar;
+  // By the chunk's parity, since the other CTA sends the next one's before it waits for this one.
+  uint64_t square_bar[2];
+  alignas(16) Squares squares[kOptions ? 2 : 1][kOptions ? kRanks : 1];  // then by source CTA
 };
 
 struct Params {
@@ -61,7 +69,8 @@ struct TokenDelta {
   float gain2_sum, fixed_sum;
 
   // What does not depend on the network's output.
-  __device__ void prepare(const SharedStorage& s, const bf16* k_tile, const bf16* v_tile, int row,
+  template <typename Storage>
+  __device__ void prepare(const Storage& s, const bf16* k_tile, const bf16* v_tile, int row,
                           int local, bool residual) {
     const int f = 4 * (threadIdx.x & 15);
     uint2 k = *reinterpret_cast<const uint2*>(reinterpret_cast<const char*>(k_tile) +
@@ -81,7 +90,8 @@ struct TokenDelta {
     fixed_sum = token_sum((fixed[0] + fixed[1]) + (fixed[2] + fixed[3]));
   }
 
-  __device__ uint2 finish(const SharedStorage& s, int local, float epsilon) const {
+  template <typename Storage>
+  __device__ uint2 finish(const Storage& s, int local, float epsilon) const {
     const int f = 4 * (threadIdx.x & 15);
     const float4 mine = *reinterpret_cast<const float4*>(&s.part[0][local][f]);
     const float4 other = *reinterpret_cast<const float4*>(&s.part[1][local][f]);
@@ -120,13 +130,14 @@ struct TokenDelta {
 };
 
 // g_s x_s and p_s x_s for a [token, f] tile, eight elements a thread.
-__device__ void scale_tokens(bf16 (&out)[2][kTileElements], const bf16* tile, const float* g) {
+__device__ void scale_tokens(bf16 (&out)[2][kTileElements], const bf16* tile, const float* g,
+                             float factor = 1) {
   const int row = threadIdx.x >> 3, at = swizzle_offset(row, 8 * (threadIdx.x & 7));
   const uint4 x = *reinterpret_cast<const uint4*>(reinterpret_cast<const char*>(tile) + at);
   const float2 a = unpack(x.x), b = unpack(x.y), c = unpack(x.z), d = unpack(x.w);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const float scale = g[kTile * i + row];
+    const float scale = factor * g[kTile * i + row];
     *reinterpret_cast<uint4*>(reinterpret_cast<char*>(out[i]) + at) =
         make_uint4(pack(scale * a.x, scale * a.y), pack(scale * b.x, scale * b.y),
                    pack(scale * c.x, scale * c.y), pack(scale * d.x, scale * d.y));
@@ -149,8 +160,8 @@ struct Prefetcher {
   }
 
   // Keys, own values and coefficients of a chunk.
-  __device__ void start(const Params& p, SharedStorage& s, int sequence, int rank,
-                        int chunk) const {
+  template <typename Storage>
+  __device__ void start(const Params& p, Storage& s, int sequence, int rank, int chunk) const {
     const int row = threadIdx.x >> 3, slot = chunk & 1;
     const int at = swizzle_offset(row, 8 * (threadIdx.x & 7));
     const int tokens = p.common.segment.chunk;
@@ -171,10 +182,94 @@ struct Prefetcher {
   }
 };
 
+// W_0 in the place of W, zero in the place of S.
+__device__ void reset_state(const Options& o, int head, int slice, int layer, Acc& w, Acc& m) {
+  const float4* from = initial_at(o.initial, head, slice, layer);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    const float4 x = from[128 * j];
+    w[4 * j] = x.x, w[4 * j + 1] = x.y, w[4 * j + 2] = x.z, w[4 * j + 3] = x.w;
+  }
+#pragma unroll
+  for (int i = 0; i < 32; ++i) m[i] = 0;
+}
+
+__device__ void add_initial(const Options& o, int head, int slice, int layer, float scale, Acc& w) {
+  const float4* from = initial_at(o.initial, head, slice, layer);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    const float4 x = from[128 * j];
+    w[4 * j] = fmaf(scale, x.x, w[4 * j]), w[4 * j + 1] = fmaf(scale, x.y, w[4 * j + 1]);
+    w[4 * j + 2] = fmaf(scale, x.z, w[4 * j + 2]), w[4 * j + 3] = fmaf(scale, x.w, w[4 * j + 3]);
+  }
+}
+
+// This warp's part of the squares of x [hidden, token], its tokens from `column` on, to both CTAs:
+// of H (which = 0) or D1 (1).
+__device__ void send_squares(const Part& x, Squares& to, uint64_t* bar, uint32_t other, int which,
+                             int part, int column) {
+  const int lane = threadIdx.x & 31;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    float sum[2];
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      sum[e] = fmaf(x[4 * j + e], x[4 * j + e], x[4 * j + 2 + e] * x[4 * j + 2 + e]);
+#pragma unroll
+      for (int mask = 4; mask < 32; mask *= 2) sum[e] += __shfl_xor_sync(0xffffffffu, sum[e], mask);
+    }
+    if (lane >= 4) continue;
+    float* here = &to[which][part][column + 8 * j + 2 * lane];
+    *reinterpret_cast<float2*>(here) = make_float2(sum[0], sum[1]);
+    send(map_rank(smem_address(here), other),
+         make_uint2(__float_as_uint(sum[0]), __float_as_uint(sum[1])),
+         map_rank(smem_address(bar), other));
+  }
+}
+
+__device__ float row_squares(const bf16* tile, int at) {
+  const uint4 x = *reinterpret_cast<const uint4*>(reinterpret_cast<const char*>(tile) + at);
+  const float2 a = unpack(x.x), b = unpack(x.y), c = unpack(x.z), d = unpack(x.w);
+  return fmaf(a.x, a.x, a.y * a.y) + fmaf(b.x, b.x, b.y * b.y) + fmaf(c.x, c.x, c.y * c.y) +
+         fmaf(d.x, d.x, d.y * d.y);
+}
+
+// The clamp's factor of token thread / 8, by eight lanes a token. One CTA of the cluster also
+// writes down what later kernels take: the factors, and the clamped g and p.
+__device__ float clamp_factor(const Options& o, const Squares (&squares)[kRanks],
+                              const bf16* d2_tile, const bf16* k_tile, const float* g, bool writes,
+                              int block, int count, float* coefficients) {
+  const int row = threadIdx.x >> 3, lane = threadIdx.x & 7, at = swizzle_offset(row, 8 * lane);
+  float sums[4] = {squares[0][0][lane][row] + squares[1][0][lane][row],
+                   squares[0][1][lane][row] + squares[1][1][lane][row], row_squares(d2_tile, at),
+                   row_squares(k_tile, at)};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+#pragma unroll
+    for (int mask = 1; mask < 8; mask *= 2) sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], mask);
+  }
+  const float norm2 = fmaf(sums[0], sums[2], sums[1] * sums[3]);
+  const float factor = sqrtf(o.limit2 / (o.limit2 + norm2));
+  const bool speaks = writes && lane == 0;
+  if (speaks) {
+    float* to = o.clamp + int64_t{block} * kClampFloats + row;
+    to[0] = factor, to[kTile] = 1 / (o.limit2 + norm2);
+    float* row_to = coefficients + int64_t{block} * kCoefficients + row;
+    row_to[0] = factor * g[row], row_to[kTile] = factor * g[kTile + row];
+  }
+  const unsigned hits = __ballot_sync(0xffffffffu, speaks && row < count && norm2 > o.limit2);
+  if (hits != 0 && o.clamp_hits != nullptr && (threadIdx.x & 31) == 0)
+    atomicAdd(o.clamp_hits, __popc(hits));
+  return factor;
+}
+
+template <bool kOptions>
 __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     scan_states_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(1024) char raw[];
-  SharedStorage& s = *reinterpret_cast<SharedStorage*>(raw);
+  using Storage = SharedStorage<kOptions>;
+  Storage& s = *reinterpret_cast<Storage*>(raw);
+  const Options& o = p.common.options;
   const Segment& seg = p.common.segment;
   const int thread = threadIdx.x, lane = thread & 31;
   const int warp = __shfl_sync(0xffffffffu, thread >> 5, 0);  // told to be uniform
@@ -191,6 +286,12 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     to_frag(frag, w), store_frag(s.state[slice][layer], frag);
     to_frag(frag, m), store_frag(s.state[slice][2 + layer], frag);
   };
+  // A chunk that begins at W_0; the same for all threads of the cluster.
+  const auto reset = [&](int chunk) {
+    if (o.reset(sequence / seg.heads, chunk))
+      reset_state(o, sequence % seg.heads, hidden_slice, layer, w, m);
+  };
+  const bool clamps = kOptions && o.clamps();
   const Prefetcher prefetcher(p, sequence);
   prefetcher.start(p, s, sequence, rank, 0);
   if (thread < kTile) {
@@ -201,8 +302,10 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     // One arrival announces the other CTA's bytes, the rest are this CTA's warps.
     mbar_init(&s.part_bar, 1 + 8);
     mbar_init(&s.d2_bar, 1 + 16);
+    if (kOptions) mbar_init(&s.square_bar[0], 1 + 16), mbar_init(&s.square_bar[1], 1 + 16);
     mbar_init_fence();
   }
+  if (kOptions) reset(0);
   store_state();
   copy_wait<0>();
   fence_async();
@@ -231,6 +334,7 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     if (thread == 0) {
       mbar_expect(&s.part_bar, kPartBytes);
       mbar_expect(&s.d2_bar, kDeltaBytes);
+      if (clamps) mbar_expect(&s.square_bar[parity], kSquareBytes);
       bulk_store(p.common.states + (int64_t{sequence} * seg.chunks + chunk) * kStateElements +
                      rank * 8 * kTileElements,
                  s.state, 8 * kTileBytes);
@@ -248,6 +352,12 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
       }
     });
     store_half(s.h[slice], acc, 32 * layer);
+    if constexpr (kOptions) {
+      if (clamps) {
+        send_squares(acc, s.squares[parity][rank], &s.square_bar[parity], 1 - rank, 0,
+                     4 * slice + (warp & 3), 32 * layer);
+      }
+    }
     fence_async();
     __syncthreads();
     // Sixteen features of the output over this CTA's hidden units, [token, f].
@@ -280,8 +390,10 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
       const float a = g[128], b = g[129], e = g[130];
 #pragma unroll
       for (int i = 0; i < 32; ++i) w[i] = fmaf(a, w[i], b * m[i]), m[i] *= e;
+      if (kOptions && o.towards_initial)
+        add_initial(o, sequence % seg.heads, hidden_slice, layer, 1 - a, w);
     }
-    scale_tokens(s.scaled[0], k_tile, g);
+    if (!clamps) scale_tokens(s.scaled[0], k_tile, g);
     TokenDelta delta;
     delta.prepare(s, k_tile, s.v[parity], own_row, local, p.common.residual);
     mbar_wait(&s.part_bar, parity);
@@ -297,14 +409,29 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     wgmma_fence();
     narrow_product<1, false, false>(acc, s.state[slice][1], s.d2, 32 * layer, false);
     wgmma_commit();
-    scale_tokens(s.scaled[1], s.d2, g);
+    if (!clamps) scale_tokens(s.scaled[1], s.d2, g);
     wgmma_wait<0>();
+    if (kOptions) settle(acc);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const float2 d = unpack(slope[i]);
       acc[2 * i] *= d.x, acc[2 * i + 1] *= d.y;
     }
     store_half(s.d1[slice], acc, 32 * layer);
+    if constexpr (kOptions) {
+      if (clamps) {
+        send_squares(acc, s.squares[parity][rank], &s.square_bar[parity], 1 - rank, 1,
+                     4 * slice + (warp & 3), 32 * layer);
+        __syncwarp();
+        if (lane == 0) mbar_arrive(&s.square_bar[parity]);
+        mbar_wait(&s.square_bar[parity], (chunk >> 1) & 1);
+        const float factor = clamp_factor(o, s.squares[parity], s.d2, k_tile, g, rank == 0,
+                                          sequence * seg.chunks + chunk, seg.count(chunk),
+                                          const_cast<float*>(p.common.coefficients));
+        scale_tokens(s.scaled[0], k_tile, g, factor);
+        scale_tokens(s.scaled[1], s.d2, g, factor);
+      }
+    }
     fence_async();
     // The store of this chunk's state must have read the tiles before they change.
     if (thread == 0) bulk_wait_read();
@@ -318,6 +445,10 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
       wgmma_commit();
       wgmma_wait<0>();
     }
+    if constexpr (kOptions) {
+      settle(w), settle(m);
+      if (chunk + 1 < seg.chunks) reset(chunk + 1);
+    }
     store_state();
     copy_wait<0>();
     fence_async();
@@ -329,13 +460,24 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
   cluster_sync();  // nobody leaves while its shared memory may still be written
 }
 
+template <bool kOptions>
+void launch(const Params& p, cudaStream_t stream) {
+  constexpr int kBytes = sizeof(SharedStorage<kOptions>);
+  static_assert(kBytes <= 227 * 1024);
+  const auto kernel = scan_states_kernel<kOptions>;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  kernel<<<p.common.segment.sequences * kRanks, kThreads, kBytes, stream>>>(p);
+}
+
 }  // namespace
 
 void launch_scan_states(const CommonParams& p, const MemoryScanCarry& in,
                         const MemoryScanCarry& out, cudaStream_t stream) {
-  constexpr int kBytes = sizeof(SharedStorage);
-  cudaFuncSetAttribute(scan_states_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  scan_states_kernel<<<p.segment.sequences * kRanks, kThreads, kBytes, stream>>>({p, in, out});
+  if (p.options.on) {
+    launch<true>({p, in, out}, stream);
+  } else {
+    launch<false>({p, in, out}, stream);
+  }
 }
 
 }  // namespace mnemo::memory

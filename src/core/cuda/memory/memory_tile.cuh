@@ -14,22 +14,11 @@
 
 #include <cstdint>
 
+#include "src/core/cuda/memory/memory_buffers.h"
+
 namespace mnemo::memory {
 
 using bf16 = __nv_bfloat16;
-
-inline constexpr int kTile = 64;                      // rows and columns
-inline constexpr int kTileElements = kTile * kTile;   // bf16
-inline constexpr int kTileBytes = kTileElements * 2;  // 8 KiB
-inline constexpr int kNarrow = 16;                    // rows of a narrow tile (memory_narrow.cuh)
-inline constexpr int kNarrowElements = kNarrow * kTile;
-inline constexpr int kNarrowBytes = kNarrowElements * 2;  // 2 KiB
-inline constexpr int kSlices = 4;                         // hidden 256 = 4 slices of 64
-// One state: per slice the tiles W1 [hid, f], W2^T [hid, f], S1, S2^T, swizzled as above.
-inline constexpr int kStateTiles = 4 * kSlices;
-inline constexpr int64_t kStateElements = int64_t{kStateTiles} * kTileElements;
-// The state of depth 1: W, S [out, in].
-inline constexpr int64_t kFlatStateElements = int64_t{2} * kTileElements;
 
 using Acc = float[32];
 using Frag = uint32_t[16];  // a 64 x 64 product as bf16 pairs: the A operand of four k-steps

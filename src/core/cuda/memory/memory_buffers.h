@@ -1,0 +1,198 @@
+// How the memory scan's kernels cut a call into segments, and what memory they take for it. Plain
+// C++, so that a plan can be made without a GPU. Internal to this folder.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "src/core/cuda/memory/memory_scan.h"
+
+namespace mnemo::memory {
+
+inline constexpr int kTile = 64;                      // rows and columns
+inline constexpr int kTileElements = kTile * kTile;   // bf16
+inline constexpr int kTileBytes = kTileElements * 2;  // 8 KiB
+inline constexpr int kNarrow = 16;                    // rows of a narrow tile (memory_narrow.cuh)
+inline constexpr int kNarrowElements = kNarrow * kTile;
+inline constexpr int kNarrowBytes = kNarrowElements * 2;  // 2 KiB
+inline constexpr int kSlices = 4;                         // hidden 256 = 4 slices of 64
+// One state: per slice the tiles W1 [hid, f], W2^T [hid, f], S1, S2^T, swizzled as memory_tile.cuh
+// says.
+inline constexpr int kStateTiles = 4 * kSlices;
+inline constexpr int64_t kStateElements = int64_t{kStateTiles} * kTileElements;
+// The state of depth 1: W, S [out, in].
+inline constexpr int64_t kFlatStateElements = int64_t{2} * kTileElements;
+
+// Per block: g[64] and p[64] (last rows of G and P), then A, B, E at the chunk's end, padding.
+inline constexpr int kCoefficients = 132;
+// Tiles of a block's record for the backward pass (memory_kernels.cuh says what they hold).
+inline constexpr int kExtraRecordTiles = 11;  // of rules with options, besides
+inline constexpr int kWideRecordTiles = 63, kNarrowRecordTiles = 46, kFlatRecordTiles = 8;
+
+// Of rules with options, per block: factors of theta, and 1 / (c^2 + n^2).
+inline constexpr int kClampFloats = 2 * kTile;
+
+// The families of kernels: depth 2 in chunks of up to 64 tokens and of sixteen, and depth 1.
+enum class Kind { kWide, kNarrow, kFlat };
+
+inline Kind kind_of(const MemoryScanShape& s) {
+  return s.depth == 1 ? Kind::kFlat : s.chunk == kNarrow ? Kind::kNarrow : Kind::kWide;
+}
+
+inline bool supports(const MemoryScanShape& s) {
+  const bool deep = s.depth == 2 && s.hidden == 256 && s.norm;
+  const bool flat = s.depth == 1 && !s.norm;
+  const bool options = s.plain() || (deep && kind_of(s) == Kind::kWide);
+  return s.head_dim == 64 && (deep || flat) && options &&
+         (s.chunk == 16 || s.chunk == 32 || s.chunk == 64) && s.batch > 0 && s.heads > 0 &&
+         s.tokens > 0;
+}
+
+// Of one W or S, of a sequence's whole carry, of a block's state, of its record for backward.
+inline int64_t weight_elements(const MemoryScanShape& s) {
+  return (s.depth == 1 ? 1 : kSlices) * int64_t{kTileElements};
+}
+inline int64_t carry_elements(const MemoryScanShape& s) { return 2 * s.depth * weight_elements(s); }
+inline int64_t state_elements(const MemoryScanShape& s) {
+  return s.depth == 1 ? kFlatStateElements : kStateElements;
+}
+inline int64_t record_elements(const MemoryScanShape& s) {
+  switch (kind_of(s)) {
+    case Kind::kNarrow:
+      return int64_t{kNarrowRecordTiles} * kNarrowElements;
+    case Kind::kFlat:
+      return int64_t{kFlatRecordTiles} * kTileElements;
+    default:
+      return int64_t{kWideRecordTiles} * kTileElements;
+  }
+}
+
+// Blocks per segment: enough for the parallel kernels to fill the GPU several times over. The scans
+// of 64 sequences fill it too; fewer gain from short segments, whose stages then run side by side.
+inline constexpr int64_t kSegmentBlocks = 2048, kSegmentBlocksFewSequences = 1024,
+                         kFewSequences = 64;
+// Chunks of sixteen tokens have a quarter of the work.
+inline constexpr int64_t kNarrowFactor = 2;
+// Segments whose states, and whose records for backward, are in flight at a time.
+inline constexpr int kForwardSlots = 2, kStateSlots = 3, kKeptSlots = 2;
+
+inline int64_t chunk_count(const MemoryScanShape& s) { return (s.tokens + s.chunk - 1) / s.chunk; }
+
+inline int64_t segment_chunks(const MemoryScanShape& s) {
+  const int64_t sequences = s.batch * s.heads;
+  const int64_t blocks = (sequences < kFewSequences ? kSegmentBlocksFewSequences : kSegmentBlocks) *
+                         (kind_of(s) == Kind::kNarrow ? kNarrowFactor : 1);
+  const int64_t most = std::max<int64_t>(1, blocks / sequences);
+  const int64_t segments = (chunk_count(s) + most - 1) / most;
+  return (chunk_count(s) + segments - 1) / segments;
+}
+
+inline int64_t segment_count(const MemoryScanShape& s) {
+  return (chunk_count(s) + segment_chunks(s) - 1) / segment_chunks(s);
+}
+
+// Hands out parts of a workspace; with a null base it only adds up the bytes.
+class Allotment {
+ public:
+  explicit Allotment(void* base) : base_(static_cast<char*>(base)) {}
+  template <typename T>
+  T* take(int64_t count) {
+    T* p = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + bytes_);
+    bytes_ += (count * sizeof(T) + 1023) / 1024 * 1024;
+    return p;
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  char* base_;
+  size_t bytes_ = 0;
+};
+
+// Half: a type of two bytes, that of states and records.
+
+// What rules with options need besides; all null in plain ones.
+template <typename Half>
+struct OptionBuffers {
+  float* initial = nullptr;
+  Half* initial_tiles = nullptr;
+  unsigned* clamp_hits = nullptr;
+  float* dinitial = nullptr;
+  float* clamp[kStateSlots] = {};
+  Half* kept[kKeptSlots] = {};
+};
+
+template <typename Half>
+OptionBuffers<Half> plan_options(const MemoryScanShape& s, Allotment& a, bool backward) {
+  OptionBuffers<Half> b;
+  if (s.plain()) return b;
+  const int64_t sequences = s.batch * s.heads, blocks = sequences * segment_chunks(s);
+  const int64_t weights = 2 * kSlices * int64_t{kTileElements};
+  b.initial = a.take<float>(s.heads * weights);
+  b.initial_tiles = a.take<Half>(s.heads * weights);
+  b.clamp_hits = a.take<unsigned>(1);
+  if (backward) b.dinitial = a.take<float>(sequences * weights);
+  for (int i = 0; i < (backward ? kStateSlots : kForwardSlots); ++i)
+    b.clamp[i] = a.take<float>(blocks * kClampFloats);
+  for (int i = 0; backward && i < kKeptSlots; ++i)
+    b.kept[i] = a.take<Half>(blocks * kExtraRecordTiles * kTileElements);
+  return b;
+}
+
+template <typename Half>
+struct ForwardBuffers {
+  OptionBuffers<Half> options;
+  float* coefficients[kForwardSlots];
+  Half* states[kForwardSlots];
+  float* carries;  // two, where the caller keeps no checkpoints
+  size_t bytes;
+};
+
+template <typename Half>
+ForwardBuffers<Half> plan_forward(const MemoryScanShape& s, void* workspace) {
+  static_assert(sizeof(Half) == 2);
+  Allotment a(workspace);
+  const int64_t sequences = s.batch * s.heads, blocks = sequences * segment_chunks(s);
+  ForwardBuffers<Half> b;
+  for (int i = 0; i < kForwardSlots; ++i) {
+    b.coefficients[i] = a.take<float>(blocks * kCoefficients);
+    b.states[i] = a.take<Half>(blocks * state_elements(s));
+  }
+  b.carries = a.take<float>(2 * sequences * carry_elements(s));
+  b.options = plan_options<Half>(s, a, false);
+  b.bytes = a.bytes();
+  return b;
+}
+
+template <typename Half>
+struct BackwardBuffers {
+  OptionBuffers<Half> options;
+  float* coefficients[kStateSlots];
+  Half* states[kStateSlots];
+  Half* kept[kKeptSlots];
+  float* carries;     // two states' adjoints, and one state nobody reads
+  float* norm_parts;  // [sequences, 64, 2, 64]
+  float* norm_reads;  // [sequences, 2, 64]
+  size_t bytes;
+};
+
+template <typename Half>
+BackwardBuffers<Half> plan_backward(const MemoryScanShape& s, void* workspace) {
+  static_assert(sizeof(Half) == 2);
+  Allotment a(workspace);
+  const int64_t sequences = s.batch * s.heads, blocks = sequences * segment_chunks(s);
+  BackwardBuffers<Half> b;
+  for (int i = 0; i < kStateSlots; ++i) {
+    b.coefficients[i] = a.take<float>(blocks * kCoefficients);
+    b.states[i] = a.take<Half>(blocks * state_elements(s));
+  }
+  for (int i = 0; i < kKeptSlots; ++i) b.kept[i] = a.take<Half>(blocks * record_elements(s));
+  b.carries = a.take<float>(3 * sequences * carry_elements(s));
+  b.norm_parts = a.take<float>(sequences * kTile * 2 * kTile);
+  b.norm_reads = a.take<float>(sequences * 2 * kTile);
+  b.options = plan_options<Half>(s, a, true);
+  b.bytes = a.bytes();
+  return b;
+}
+
+}  // namespace mnemo::memory
