@@ -14,8 +14,8 @@
 #include "src/core/status.h"
 #include "src/core/thread_pool.h"
 #include "src/job/agreement.h"
-#include "src/job/available_memory.h"
 #include "src/job/gemm_ceiling.h"
+#include "src/job/memory_check.h"
 #include "src/job/training_checkpoint.h"
 #include "src/model/door.h"
 #include "src/model/execution.h"
@@ -36,7 +36,7 @@ class SetUp {
   absl::Status MeetRanks();
   absl::Status CheckSameConfig();
   absl::Status MakeRunPlan();
-  absl::Status CheckMemory() const;
+  absl::Status FindMemory() const;
   absl::Status MakeTrainer();
   absl::StatusOr<std::string> OpenDirectory();  // the first rank; where the run begins
   absl::Status Start();
@@ -103,21 +103,16 @@ absl::Status SetUp::MakeRunPlan() {
   return absl::OkStatus();
 }
 
-// Of host memory; a device refuses by itself what is too much.
-absl::Status SetUp::CheckMemory() const {
-  if (!options_.check_memory || ComputeDevice(run_.data.config.execution()) != Device()) {
-    return absl::OkStatus();
+// Also takes what a device of its own will need.
+absl::Status SetUp::FindMemory() const {
+  if (options_.check_memory) {
+    MNEMO_RETURN_IF_ERROR(CheckMemory(run_.data.config, run_.plan,
+                                      {.config_name = options_.config_name,
+                                       .ranks = run_.ranks->size(),
+                                       .ranks_here = run_.ranks_here,
+                                       .available = options_.available_bytes}));
   }
-  const std::optional<int64_t> available =
-      options_.available_bytes ? options_.available_bytes : AvailableMemory();
-  const int64_t needed = run_.plan.memory().total() * run_.ranks_here;
-  if (!available || needed <= *available) return absl::OkStatus();
-  return absl::ResourceExhaustedError(fmt::format(
-      "{}: needs {} of memory{}, as planned, and {} are available: {}, or try it all the same with "
-      "--no-memory-check",
-      options_.config_name, PrintBytes(needed),
-      run_.ranks_here > 1 ? fmt::format(" for {} ranks on this host", run_.ranks_here) : "",
-      PrintBytes(*available), SmallerRunAdvice()));
+  return ReserveMemory(options_.config_name, run_.data.config, run_.plan);
 }
 
 absl::Status SetUp::MakeTrainer() {
@@ -223,7 +218,7 @@ absl::Status SetUp::All() {
     MNEMO_ASSIGN_OR_RETURN(run_.ranks, Ranks::Create(*options_.transport, MeshOf(run_.plan),
                                                      MessageTimeout(run_.data.config)));
   }
-  MNEMO_RETURN_IF_ERROR(Agree(*run_.ranks, CheckMemory()));
+  MNEMO_RETURN_IF_ERROR(Agree(*run_.ranks, FindMemory()));
   MNEMO_RETURN_IF_ERROR(Agree(*run_.ranks, MakeTrainer()));
   MNEMO_RETURN_IF_ERROR(Start());
   MNEMO_RETURN_IF_ERROR(Agree(*run_.ranks, OpenRecord()));

@@ -4,7 +4,6 @@
 #include <initializer_list>
 #include <set>
 
-#include "src/core/backend.h"
 #include "src/core/problem_list.h"
 #include "src/core/status.h"
 #include "src/model/config_defaults.h"
@@ -217,22 +216,12 @@ class Combinations {
   void CheckExecution() {
     const v1::ExecutionConfig& execution = config_.execution();
     if (!InRange({"execution.device", "execution.precision"})) return;
-    const bool cuda = execution.device() == v1::CUDA;
-    if (cuda && execution.precision() == v1::F64) {
+    if (execution.device() == v1::CUDA && execution.precision() == v1::F64) {
       problems_.Add("execution.precision = F64: CUDA computes in BF16 or F32; take one of them");
     }
-    if (cuda) CheckCuda();
     if (execution.strict_fused() && !execution.fused()) {
       problems_.Add(
           "execution.strict_fused = true: contradicts execution.fused = false; remove one of them");
-    }
-  }
-
-  void CheckCuda() {
-    try {
-      Backend::For(Device{DeviceType::kCuda, 0});
-    } catch (const TensorError& error) {
-      problems_.Add("execution.device = CUDA: {}; use CPU", error.what());
     }
   }
 

@@ -11,7 +11,7 @@ namespace mnemo {
 // Checks a configuration as the user wrote it: every field's range, then what must hold between
 // fields once the defaults are filled in, stability rules included (docs/numerics.md). All problems
 // are reported in one Status, each as "path = value: allowed; what to do". `name` (a file) heads
-// the list.
+// the list. Whether this machine has the device is not asked: a run may be planned anywhere.
 absl::Status CheckConfig(const v1::RunConfig& written, const std::string& name);
 
 // CheckConfig, then FillDefaults: the configuration to run.

@@ -58,6 +58,14 @@ TEST_F(PlanCommandTest, KeepsTheMeshThatIsGiven) {
   EXPECT_THAT(Plan({"--set", "parallel.tp=2"}).out, HasSubstr("dp 1 x sp 1 x tp 2 = 2 ranks\n"));
 }
 
+// On a machine without one: nothing of the CPU's, and the bf16 copies of the weights.
+TEST_F(PlanCommandTest, PlansForAGpu) {
+  const Result gpu = Plan({"--set", "execution.device=CUDA"});
+  EXPECT_EQ(gpu.code, kExitOk) << gpu.err;
+  EXPECT_THAT(gpu.out, AllOf(HasSubstr("compute copies  "), HasSubstr("workspace  "),
+                             Not(HasSubstr("process  ")), Not(HasSubstr("kept for reuse  "))));
+}
+
 TEST_F(PlanCommandTest, RefusesInOneLine) {
   const auto expect = [](const Result& result, const std::vector<std::string>& words) {
     EXPECT_EQ(result.code, kExitError);

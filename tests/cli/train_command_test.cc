@@ -104,5 +104,21 @@ TEST_F(TrainCommandTest, WithoutConfigTheCoordinatorDecides) {
   EXPECT_EQ(RunMnemo({"train", config_}).code, kExitUsage);
 }
 
+// No driver, or no CUDA in the build: said before anything is written.
+TEST_F(TrainCommandTest, AGpuThatIsNotThereIsOneLine) {
+  if (std::filesystem::exists("/dev/nvidia0")) GTEST_SKIP() << "there is one";
+  for (const std::vector<std::string>& more :
+       {std::vector<std::string>{}, std::vector<std::string>{"--no-memory-check"}}) {
+    std::vector<std::string> words = {"--set", "execution.device=CUDA"};
+    words.insert(words.end(), more.begin(), more.end());
+    const Result result = Train(words);
+    EXPECT_EQ(result.code, kExitError);
+    EXPECT_THAT(result.err, AllOf(HasSubstr(config_ + ": device cuda:0 was asked for, but "),
+                                  HasSubstr("execution.device: CPU")));
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+    EXPECT_FALSE(std::filesystem::exists(run_));
+  }
+}
+
 }  // namespace
 }  // namespace mnemo

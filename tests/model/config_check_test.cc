@@ -143,7 +143,8 @@ TEST(ConfigCheckTest, LinearStabilityHoldsAtTheBoundItself) {
             "");
 }
 
-TEST(ConfigCheckTest, CudaNeedsADeviceAndHasItsPrecisions) {
+TEST(ConfigCheckTest, CudaHasItsPrecisionsAndIsAcceptedWithoutAGpu) {
+  EXPECT_EQ(CheckMessage(v1::LMM, {"execution.device=CUDA"}), "");
   const std::string message =
       CheckMessage(v1::LMM, {"execution.device=CUDA", "execution.precision=F64"});
   EXPECT_THAT(message, HasSubstr("execution.precision = F64: CUDA computes in BF16 or F32"));
