@@ -1,17 +1,21 @@
 // Stands in for the memory scan's kernels where the build has none, for plans alone.
-#include "src/core/counted/memory_scan_sizes.h"
+#include "src/core/cuda/memory/memory_buffers.h"
 
 namespace mnemo {
 
-bool MemoryScanSupports(const MemoryScanShape& shape) { return counted::MemoryScanSupports(shape); }
+bool MemoryScanSupports(const MemoryScanShape& shape) { return memory::supports(shape); }
+
 size_t MemoryScanForwardWorkspace(const MemoryScanShape& shape) {
-  return counted::MemoryScanForwardWorkspace(shape);
+  return memory::plan_forward<uint16_t>(shape, nullptr).bytes;
 }
+
 size_t MemoryScanBackwardWorkspace(const MemoryScanShape& shape) {
-  return counted::MemoryScanBackwardWorkspace(shape);
+  return memory::plan_backward<uint16_t>(shape, nullptr).bytes;
 }
+
 size_t MemoryScanCheckpointBytes(const MemoryScanShape& shape) {
-  return counted::MemoryScanCheckpointBytes(shape);
+  return memory::segment_count(shape) * shape.batch * shape.heads * memory::carry_elements(shape) *
+         sizeof(float);
 }
 
 }  // namespace mnemo
