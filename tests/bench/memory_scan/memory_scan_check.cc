@@ -61,7 +61,7 @@ int main(int argc, char** argv) {
     RunOnce(Shape(1, 40, 2, 16), backward);
     RunOnce(FlatShape(Shape(1, 150, 2)), backward);
     mnemo::MemoryScanShape options = Shape(1, 150, 2);
-    options.towards_initial = options.resets = true, options.clamp = 100;
+    options.towards_initial = options.resets = true, options.clamp = 60;
     RunOnce(options, backward);
     return 0;
   }

@@ -207,7 +207,7 @@ void CompareOptions(const Case& c, const DeviceCase& d, const std::vector<Expect
   char text[64];
   std::snprintf(text, sizeof(text), "%.0f of %.0f", d.DeviceHits(), hits);
   // Norms beside the limit may fall to either side.
-  rows.push_back({"hits", std::fabs(d.DeviceHits() - hits) / std::max(hits, 1.0), 0, 2e-2, text});
+  rows.push_back({"hits", std::fabs(d.DeviceHits() - hits) / std::max(hits, 1.0), 0, 3e-2, text});
 }
 
 // Over all sequences together: one sequence's can by chance all but vanish beside its error, as
@@ -347,9 +347,9 @@ bool CheckOptions(int chunk, bool backward) {
   check("resets", with(false, 0, true), 6);
   check("towards W_0", with(true, 0, false), 6);
   check("towards W_0, resets", with(true, 0, true), 6);
-  check("clamp at the median", with(false, 150, false), 6);
-  check("strong clamp", with(false, 20, false), 6);
-  Case one = with(true, 100, true);
+  check("clamp at the median", with(false, 60, false), 6);
+  check("strong clamp", with(false, 15, false), 6);
+  Case one = with(true, 60, true);
   one.shape.tokens = chunk;
   check("one chunk, all", one, 6);
   one.shape.tokens = 3 * chunk - 7, one.shape.gelu = true;
@@ -358,7 +358,7 @@ bool CheckOptions(int chunk, bool backward) {
   check("no momentum, no residual, all", one, 6);
   one.momentum = true, one.forgetting = false, one.shape.towards_initial = false;
   check("no forgetting, clamp, resets", one, 6);
-  Case many = with(true, 100, true);  // every sequence compared, as W_0's gradient needs them
+  Case many = with(true, 60, true);  // every sequence compared, as W_0's gradient needs them
   many.shape.batch = many.shape.heads = 4, many.shape.tokens = 70 * chunk;
   const Streams streams;
   if (chunk == 64) {

@@ -267,6 +267,7 @@ TEST(FusedKernels, AttentionOfASegment) {
 }
 
 // `resets`: flags of the chunks [batch, chunks], or empty.
+// `resets`: flags of the chunks [batch, chunks], or empty.
 void CompareMemory(const MemoryRule& rule, int64_t batch, int64_t heads, int64_t tokens,
                    const std::vector<double>& resets = {}) {
   const Shape rows{batch, heads, tokens, rule.head_dim}, gate{batch, heads, tokens, 1};
@@ -331,12 +332,12 @@ TEST(FusedKernels, MemoryScanWithOptions) {
     rule.forgetting = Forgetting::kTowardsInitial;
     CompareMemory(rule, 2, 2, 2 * chunk);
     rule.forgetting = Forgetting::kTowardsZero;
-    rule.clamp = 100;
+    rule.clamp = 15;
     CompareMemory(rule, 2, 2, 2 * chunk);
     rule.clamp = 0;
     CompareMemory(rule, 2, 2, 3 * chunk, {0, 1, 0, 1, 0, 1});
     rule.forgetting = Forgetting::kTowardsInitial;
-    rule.clamp = 100;
+    rule.clamp = 15;
     rule.activation = MemoryActivation::kGelu;
     CompareMemory(rule, 2, 2, 3 * chunk, {0, 0, 1, 0, 1, 0});
   }

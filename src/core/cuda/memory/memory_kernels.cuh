@@ -233,6 +233,19 @@ void launch_finish_segment(const CommonParams& p, const Rows& dk, const Rows& dv
 void launch_finish_norm(const Segment& segment, int parts, const float* norm_parts,
                         const float* norm_reads, float* dgain, float* dbias, cudaStream_t stream);
 
+// What the four above go to for rules with options: instances in files of their own, so that the
+// compiler makes of the plain ones what it would without these.
+void launch_scan_states_options(const CommonParams& p, const MemoryScanCarry& in,
+                                const MemoryScanCarry& out, cudaStream_t stream);
+void launch_read_backward_options(const CommonParams& p, const Rows& dy, const Rows& dq,
+                                  const Kept& kept, cudaStream_t stream);
+void launch_scan_adjoint_options(const CommonParams& p, const MemoryScanCarry& in,
+                                 const MemoryScanCarry& out, const Rows& dv, const Kept& kept,
+                                 float* norm_parts, bool first, cudaStream_t stream);
+void launch_read_options(const CommonParams& p, const Rows& y, cudaStream_t stream);
+void launch_read_keeping_options(const CommonParams& p, const Rows& dy, const Kept& kept,
+                                 cudaStream_t stream);
+
 // The same for chunks of sixteen tokens. launch_narrow_read_backward also takes the whole adjoint
 // of the reads and the key passes' derivatives, so that only the state's adjoint remains;
 // launch_narrow_adjoint adds to norm_parts [sequences, 16, 2, 64].

@@ -1,5 +1,5 @@
 // What scan_adjoint's clusters share, and the work of a token's owner: the delta's adjoint taken
-// back through the layer norm. Only memory_scan_adjoint.cu includes this.
+// back through the layer norm. Only memory_scan_adjoint_kernel.cuh includes this.
 #pragma once
 
 #include "src/core/cuda/memory/memory_rows.cuh"

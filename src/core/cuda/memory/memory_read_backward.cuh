@@ -1,0 +1,332 @@
+// The reads' adjoint below the last layer, in parallel over blocks.
+//
+// One warpgroup a block, hidden slice by slice: dX from the last layer's adjoint, through the
+// activation to dZ, and from it this slice's share of dq, of the masked product's adjoint, of the
+// state's and the key side's adjoints. What sums over slices (dq, Q K^T's adjoint) stays in
+// registers. Two CTAs share an SM, but for rules with options, where W_0 is read and gets its
+// gradient too: there dq's share through W_0 waits in shared memory for the next slice.
+#pragma once
+
+#include "src/core/cuda/memory/memory_gates.cuh"
+#include "src/core/cuda/memory/memory_rows.cuh"
+
+namespace mnemo::memory {
+namespace {
+
+struct InitialStorage {
+  alignas(1024) bf16 initial[2][kTileElements];  // W_0: W1, W2^T of a slice
+  bf16 cq[kTileElements], cdz[kTileElements];    // (1 - A_t) q_t, (1 - A_t) dz_t
+  float4 dq[8][128];                             // dZ1 W_0 so far, register order
+};
+struct NoStorage {};
+
+template <bool kOptions>
+struct SharedStorage : std::conditional_t<kOptions, InitialStorage, NoStorage> {
+  union {
+    alignas(1024) bf16 weights[4][kTileElements];  // W1, W2^T, S1, S2^T of a slice
+    ChunkGates gates;                              // after the last slice
+  };
+  bf16 h[kTileElements];  // H of the slice, then dZ
+  bf16 d1[kTileElements];
+  bf16 x[kTileElements];
+  bf16 aq[kTileElements], bq[kTileElements];    // A_t q_t, B_t q_t
+  bf16 adz[kTileElements], bdz[kTileElements];  // A_t dz_t, B_t dz_t of the last layer
+  bf16 dz[kTileElements];
+  bf16 m2[kTileElements], r1[kTileElements];  // masked products [t, s]
+  uint64_t weights_bar, keys_bar;
+};
+
+struct Params {
+  CommonParams common;
+  Rows dy, dq;
+  Kept kept;
+};
+
+template <bool kOptions>
+__device__ void load_weights(const Params& p, SharedStorage<kOptions>& s, int block, int slice) {
+  mbar_expect(&s.weights_bar, (kOptions ? 6 : 4) * kTileBytes);
+  if constexpr (kOptions) {
+    const Segment& seg = p.common.segment;
+    const int head = block / seg.chunks % seg.heads;
+    bulk_load(s.initial,
+              p.common.options.initial_tiles + (head * kSlices + slice) * 2 * kTileElements,
+              2 * kTileBytes, &s.weights_bar);
+  }
+  bulk_load(s.weights,
+            p.common.states + int64_t{block} * kStateElements + 4 * slice * kTileElements,
+            4 * kTileBytes, &s.weights_bar);
+}
+
+template <typename Storage>
+__device__ void load_keys(const Params& p, Storage& s, int block, int slice) {
+  mbar_expect(&s.keys_bar, 2 * kTileBytes);
+  bulk_load(s.h, p.kept.tile(block, kept::kPerSlice * slice + kept::kH), 2 * kTileBytes,
+            &s.keys_bar);
+}
+
+__device__ void scale_rows(Frag& out, const Frag& x, const float (&scale)[2]) {
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float2 v = unpack(x[i]);
+    out[i] = pack(scale[i & 1] * v.x, scale[i & 1] * v.y);
+  }
+}
+
+// sum[i] += row sums of a o b over this thread's columns.
+__device__ void add_row_dots(float (&sum)[2], const Acc& a, const Frag& b) {
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float2 v = unpack(b[i]);
+    sum[i & 1] = fmaf(a[2 * i], v.x, fmaf(a[2 * i + 1], v.y, sum[i & 1]));
+  }
+}
+
+// A last step of a slice: what goes through W_0, on top of dq's share (f = dZ1), and to W_0.
+__device__ void initial_adjoint(const Params& p, SharedStorage<true>& s, int block, int slice,
+                                const Frag& f, Acc& acc, Acc& acc2) {
+  const int thread = threadIdx.x;
+  if (slice > 0) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const float4 x = s.dq[j][thread];
+      acc[4 * j] = x.x, acc[4 * j + 1] = x.y, acc[4 * j + 2] = x.z, acc[4 * j + 3] = x.w;
+    }
+  }
+  wgmma_fence();
+  product<1, true>(acc, f, s.initial[0], slice > 0);
+  product<1, true, true>(acc2, s.h, s.cq, false);
+  wgmma_commit();
+  wgmma_wait<0>();
+  settle(acc), settle(acc2);
+#pragma unroll
+  for (int j = 0; j < 8; ++j)
+    s.dq[j][thread] = make_float4(acc[4 * j], acc[4 * j + 1], acc[4 * j + 2], acc[4 * j + 3]);
+  const ExtraKept& extra = p.common.options.kept;
+  store_fragment(extra.tile(block, extra_kept::kDinitial + 2 * slice), acc2);
+  wgmma_fence();
+  product<1, true, true>(acc2, s.x, s.cdz, false);
+  wgmma_commit();
+  wgmma_wait<0>();
+  settle(acc2);
+  store_fragment(extra.tile(block, extra_kept::kDinitial + 2 * slice + 1), acc2);
+}
+
+template <bool kOptions>
+__global__ void __launch_bounds__(128, kOptions ? 1 : 2)
+    read_backward_kernel(const __grid_constant__ Params p) {
+  extern __shared__ __align__(1024) char raw[];
+  using Storage = SharedStorage<kOptions>;
+  Storage& s = *reinterpret_cast<Storage*>(raw);
+  const Segment& seg = p.common.segment;
+  const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
+  const int row = 16 * warp + lane / 4, col = 2 * (lane & 3);
+  const int block = blockIdx.x, sequence = block / seg.chunks;
+  const int64_t first = seg.first(block % seg.chunks);
+  const int count = seg.count(block % seg.chunks);
+
+  if (thread == 0) {
+    mbar_init(&s.weights_bar, 1);
+    mbar_init(&s.keys_bar, 1);
+    mbar_init_fence();
+    fence_async();
+    load_weights<kOptions>(p, s, block, 0);
+    load_keys(p, s, block, 0);
+  }
+  copy_rows_async(s.x, p.common.q.at(seg, sequence, first), p.common.q.token_stride, count, thread);
+  copy_commit();
+  float decay[2], push[2];  // A_t, B_t
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    decay[i] = p.kept.floats(block, kept::kA)[row + 8 * i];
+    push[i] = p.kept.floats(block, kept::kB)[row + 8 * i];
+  }
+  // 1 - A_t, and 1, where the rule forgets towards W_0; else 0.
+  const float towards = kOptions && p.common.options.towards_initial ? 1 : 0;
+  const float fade[2] = {towards * (1 - decay[0]), towards * (1 - decay[1])};
+  Frag f1, f2, f3;
+  load_fragment(f1, p.kept.tile(block, kept::kM2)), store_frag(s.m2, f1);
+  load_fragment(f1, p.kept.tile(block, kept::kR1)), store_frag(s.r1, f1);
+  load_fragment(f1, p.kept.tile(block, kept::kDz2)), store_frag(s.dz, f1);
+  scale_rows(f2, f1, decay), store_frag(s.adz, f2);
+  scale_rows(f2, f1, push), store_frag(s.bdz, f2);
+  if constexpr (kOptions) scale_rows(f2, f1, fade), store_frag(s.cdz, f2);
+  copy_wait<0>();
+  __syncthreads();
+  load_frag(f1, s.x);
+  scale_rows(f2, f1, decay), store_frag(s.aq, f2);
+  scale_rows(f2, f1, push), store_frag(s.bq, f2);
+  if constexpr (kOptions) scale_rows(f2, f1, fade), store_frag(s.cq, f2);
+
+  Acc acc, acc2, dqw, dqs, t1;
+  float da[2] = {}, db[2] = {};
+  for (int slice = 0; slice < kSlices; ++slice) {
+    const auto tile = [&](int index) {
+      return p.kept.tile(block, kept::kPerSlice * slice + index);
+    };
+    Frag& x = f1;
+    Frag& slope = f2;
+    load_fragment(x, tile(kept::kX));
+    load_fragment(slope, tile(kept::kSlopeQ));
+    store_frag(s.x, x);
+    fence_async();
+    __syncthreads();
+    mbar_wait(&s.weights_bar, slice & 1);
+    wgmma_fence();
+    product<1, false, false>(acc, s.dz, s.weights[1], false);
+    product<1, false, false>(acc2, s.dz, s.weights[3], false);
+    wgmma_commit();
+    wgmma_wait<0>();
+    add_row_dots(da, acc, x);
+    add_row_dots(db, acc2, x);
+#pragma unroll
+    for (int i = 0; i < 32; ++i) {
+      const int k = (i >> 1) & 1;
+      acc[i] = fmaf(decay[k], acc[i], push[k] * acc2[i]);
+    }
+    if constexpr (kOptions) {
+      wgmma_fence();
+      product<1, false, false>(acc2, s.dz, s.initial[1], false);
+      wgmma_commit();
+      wgmma_wait<0>();
+      settle(acc2);
+      float less[2] = {};
+      add_row_dots(less, acc2, x);
+      da[0] -= towards * less[0], da[1] -= towards * less[1];
+#pragma unroll
+      for (int i = 0; i < 32; ++i) acc[i] = fmaf(fade[(i >> 1) & 1], acc2[i], acc[i]);
+    }
+    mbar_wait(&s.keys_bar, slice & 1);
+    wgmma_fence();
+    product<-1, false, true>(acc, s.m2, s.h, true);
+    wgmma_commit();
+    product<-1, true, true>(acc2, s.m2, s.x, false);
+    wgmma_commit();
+    wgmma_wait<1>();
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const float2 d = unpack(slope[i]);
+      f3[i] = pack(acc[2 * i] * d.x, acc[2 * i + 1] * d.y);
+    }
+    wgmma_wait<0>();
+    store_fragment(p.kept.tile(block, kept::kDh + slice), acc2);
+    __syncthreads();  // nobody reads H any more: dZ takes its place
+    store_frag(s.h, f3);
+    fence_async();
+    __syncthreads();
+    wgmma_fence();
+    product<-1, true, true>(acc, s.r1, s.h, false);
+    product<1, true, true>(acc2, s.h, s.aq, false);
+    wgmma_commit();
+    product<1, true>(dqw, f3, s.weights[0], slice > 0);
+    product<1, true>(dqs, f3, s.weights[2], slice > 0);
+    product<1, false>(t1, f3, s.d1, slice > 0);
+    wgmma_commit();
+    wgmma_wait<1>();
+    store_fragment(p.kept.tile(block, kept::kDd1 + slice), acc);
+    store_fragment(p.kept.tile(block, kept::kDweights + 4 * slice), acc2);
+    wgmma_fence();
+    product<1, true, true>(acc, s.x, s.adz, false);
+    product<1, true, true>(acc2, s.h, s.bq, false);
+    wgmma_commit();
+    wgmma_wait<0>();
+    store_fragment(p.kept.tile(block, kept::kDweights + 4 * slice + 1), acc);
+    store_fragment(p.kept.tile(block, kept::kDweights + 4 * slice + 2), acc2);
+    wgmma_fence();
+    product<1, true, true>(acc, s.x, s.bdz, false);
+    wgmma_commit();
+    wgmma_wait<0>();
+    store_fragment(p.kept.tile(block, kept::kDweights + 4 * slice + 3), acc);
+    if constexpr (kOptions) initial_adjoint(p, s, block, slice, f3, acc, acc2);
+    fence_async();  // this thread's writes to the tiles that the copy engine fills again
+    __syncthreads();
+    if (thread == 0 && slice + 1 < kSlices) {
+      load_weights<kOptions>(p, s, block, slice + 1);
+      load_keys(p, s, block, slice + 1);
+    }
+  }
+  // First layer: Q K^T and its mask.
+  copy_rows_async(s.x, p.common.q.at(seg, sequence, first), p.common.q.token_stride, count, thread);
+  copy_rows_async(s.d1, p.common.k.at(seg, sequence, first), p.common.k.token_stride, count,
+                  thread);
+  copy_rows_async(s.h, p.dy.at(seg, sequence, first), p.dy.token_stride, count, thread);
+  copy_commit();
+  load_gates<kOptions>(s.gates, p.common, sequence, block % seg.chunks, thread);
+  __syncthreads();
+  fill_g(s.gates, warp);
+  copy_wait<0>();
+  fence_async();
+  __syncthreads();
+  wgmma_fence();
+  product<1, false, false>(acc, s.x, s.d1, false);
+  wgmma_commit();
+  load_frag(f1, s.x);
+  add_row_dots(da, dqw, f1);
+  add_row_dots(db, dqs, f1);
+  if constexpr (kOptions) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const float4 v = s.dq[j][thread];
+      acc2[4 * j] = v.x, acc2[4 * j + 1] = v.y, acc2[4 * j + 2] = v.z, acc2[4 * j + 3] = v.w;
+    }
+    float less[2] = {};
+    add_row_dots(less, acc2, f1);
+    da[0] -= towards * less[0], da[1] -= towards * less[1];
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    da[i] = quad_sum(da[i]), db[i] = quad_sum(db[i]);
+    if ((lane & 3) == 0) {
+      p.kept.floats(block, kept::kDa)[row + 8 * i] = da[i];
+      p.kept.floats(block, kept::kDb)[row + 8 * i] = db[i];
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 32; ++i) {
+    const int k = (i >> 1) & 1;
+    dqw[i] = fmaf(decay[k], dqw[i], push[k] * dqs[i]);
+    if (kOptions) dqw[i] = fmaf(fade[k], acc2[i], dqw[i]);
+  }
+  mask(f2, t1, s.gates, row, col);
+  store_frag(s.m2, f2);
+  fence_async();
+  __syncthreads();
+  wgmma_wait<0>();
+  float4* dg = reinterpret_cast<float4*>(p.kept.tile(block, kept::kDg)) + thread;
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    float4 v = dg[128 * j];
+    v.x -= acc[4 * j] * t1[4 * j], v.y -= acc[4 * j + 1] * t1[4 * j + 1];
+    v.z -= acc[4 * j + 2] * t1[4 * j + 2], v.w -= acc[4 * j + 3] * t1[4 * j + 3];
+    dg[128 * j] = v;
+  }
+  wgmma_fence();
+  product<-1, true>(dqw, f2, s.d1, true);
+  product<-1, true, true>(acc2, s.m2, s.x, false);
+  wgmma_commit();
+  wgmma_wait<0>();
+  store_fragment(p.kept.tile(block, kept::kDk), acc2);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float2 dy = tile_pair(s.h, row + 8 * i, 8 * j + col);
+      if (!p.common.residual) dy = make_float2(0, 0);
+      f1[2 * j + i] = pack(dqw[4 * j + 2 * i] + dy.x, dqw[4 * j + 2 * i + 1] + dy.y);
+    }
+  }
+  store_frag(s.r1, f1);
+  __syncthreads();
+  write_rows(p.dq.at(seg, sequence, first), p.dq.token_stride, s.r1, count, thread);
+}
+
+template <bool kOptions>
+void launch(const Params& p, cudaStream_t stream) {
+  constexpr int kBytes = sizeof(SharedStorage<kOptions>);
+  static_assert((kOptions ? 1 : 2) * (kBytes + 1024) <= 228 * 1024);
+  const auto kernel = read_backward_kernel<kOptions>;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  kernel<<<p.common.segment.sequences * p.common.segment.chunks, 128, kBytes, stream>>>(p);
+}
+
+}  // namespace
+}  // namespace mnemo::memory

@@ -1,0 +1,15 @@
+// Rules with options.
+#include "src/core/cuda/memory/memory_read.cuh"
+
+namespace mnemo::memory {
+
+void launch_read_options(const CommonParams& p, const Rows& y, cudaStream_t stream) {
+  launch<false, true>({p, y, {nullptr}}, stream);
+}
+
+void launch_read_keeping_options(const CommonParams& p, const Rows& dy, const Kept& kept,
+                                 cudaStream_t stream) {
+  launch<true, true>({p, dy, kept}, stream);
+}
+
+}  // namespace mnemo::memory
