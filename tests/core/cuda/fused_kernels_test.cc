@@ -268,6 +268,7 @@ TEST(FusedKernels, AttentionOfASegment) {
 
 // `resets`: flags of the chunks [batch, chunks], or empty.
 // `resets`: flags of the chunks [batch, chunks], or empty.
+// `resets`: flags of the chunks [batch, chunks], or empty.
 void CompareMemory(const MemoryRule& rule, int64_t batch, int64_t heads, int64_t tokens,
                    const std::vector<double>& resets = {}) {
   const Shape rows{batch, heads, tokens, rule.head_dim}, gate{batch, heads, tokens, 1};
@@ -315,7 +316,9 @@ void CompareMemory(const MemoryRule& rule, int64_t batch, int64_t heads, int64_t
           flags = Tensor::FromHost(resets, {batch, chunks}, WideType(t.q.dtype())).To(t.q.device());
         }
         const MemoryScanResult result = MemoryScan(rule, parameters, t, state, flags);
-        if (rule.clamp > 0) EXPECT_GT(result.clamp_hits.ToDoubles()[0], 0);
+        if (rule.clamp > 0) {
+          EXPECT_GT(result.clamp_hits.ToDoubles()[0], 0);
+        }
         std::vector<Var> outputs{result.y};
         for (const Var& w : result.state.w.w) outputs.push_back(w);
         for (const Var& s : result.state.s.w) outputs.push_back(s);
