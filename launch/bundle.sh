@@ -53,7 +53,8 @@ programs() {
   for name in mnemo tests/bench/memory_scan/memory_scan_check; do
     if [[ -x "$build/$name" ]]; then echo "$build/$name"; fi
   done
-  find "$build/tests" -type f -executable -name 'cuda_*_test' 2>/dev/null | sort
+  find "$build/tests" -type f -executable \( -name 'cuda_*_test' -o -name '*_gpu_test' \) \
+    2>/dev/null | sort
 }
 
 pack_program() {

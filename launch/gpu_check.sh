@@ -10,7 +10,8 @@
 #                   training   200 steps of tiny models: GPU beside CPU, twice, resumed, whatever
 #                              is kept for the backward pass
 #                   speed      training steps beside PyTorch's, three shapes
-#                   memory     their peaks beside the plan's and PyTorch's; needs what speed wrote
+#                   memory     small runs' peaks beside the plan's, and those of speed, which has to
+#                              be run before, beside PyTorch's
 #                   ops_bench  every op beside what the GPU gives at most; ops_bench.svg
 #                   recall     the cells of launch/recall_study.sh
 #                   sanitizer  a part of ops under compute-sanitizer's memcheck
@@ -34,7 +35,7 @@ bench="$root/tests/bench"
 program() {
   local place
   for place in "$root/bin" "$root/build-cuda" "$root/build-cuda/tests/core/cuda" \
-    "$root/build-cuda/tests/bench/memory_scan"; do
+    "$root/build-cuda/tests/job" "$root/build-cuda/tests/bench/memory_scan"; do
     if [[ -x "$place/$1" ]]; then
       echo "$place/$1"
       return
@@ -86,10 +87,11 @@ show() { grep -E "$1" "$out/$stage.log" || true; }
 programs=(cuda_ops_test cuda_waist_test cuda_fused_kernels_test)
 
 stage_ops() {
-  need "${programs[@]}"
+  need "${programs[@]}" cuda_footprint_test
   run ops "$(program cuda_ops_test)"
   run waist "$(program cuda_waist_test)"
   run fused_kernels "$(program cuda_fused_kernels_test)"
+  run footprint "$(program cuda_footprint_test)"
 }
 
 stage_training() {
@@ -117,7 +119,8 @@ stage_speed() {
 }
 
 stage_memory() {
-  need mnemo
+  need mnemo plan_memory_gpu_test
+  run plan "$(program plan_memory_gpu_test)"
   [[ -s "$out/speed.part" ]] || die "$out/speed.part is not there; run the stage speed before"
   run memory "$python" "$bench/training/memory.py" "$(program mnemo)" "$root/configs" \
     "$out/speed.part" --json "$out/memory.part"

@@ -195,8 +195,7 @@ def measure(args, masters):
     result = {
         "masters": masters,
         "deterministic": args.deterministic,
-        "attention": attention_backend(args).name,
-        "attention_kernels": attention_kernels(step) if on_gpu else [],
+        "attention": attention_backend(args).name,  # no other is allowed
         "first_step_seconds": compile_seconds,
         "parameters": count,
         "tokens": tokens,
@@ -209,6 +208,8 @@ def measure(args, masters):
         "losses": [x.item() for x in losses],
         "loss": losses[-1].item(),
     }
+    if args.kernels:
+        result["attention_kernels"] = attention_kernels(step)
     if args.check_repeat:
         result["repeats"] = check_repeat(step, restart, losses)
     return result
@@ -222,6 +223,7 @@ def main():
     parser.add_argument("--masters", choices=["autocast", "copies"], action="append")
     parser.add_argument("--deterministic", action="store_true")
     parser.add_argument("--check-repeat", action="store_true")
+    parser.add_argument("--kernels", action="store_true", help="name those of attention")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--json")
     args = parser.parse_args()
