@@ -5,6 +5,7 @@
 
 #include "src/job/loss_plot.h"
 #include "src/job/plot_scale.h"
+#include "src/job/svg.h"
 
 namespace mnemo {
 namespace {
@@ -15,29 +16,6 @@ constexpr size_t kMaxPoints = 1000;  // of a drawn series; more are not seen at 
 constexpr size_t kWindows = 40;      // smoothing windows along the run
 constexpr char kTrainColor[] = "#1f6fb4", kHeldOutColor[] = "#d9541e";
 
-std::string Escaped(const std::string& text) {
-  std::string out;
-  for (char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        if (static_cast<unsigned char>(c) >= 0x20) out += c;  // XML takes no control characters
-    }
-  }
-  return out;
-}
-
 // Where a point lies on the paper; y counts from the top.
 struct Paper {
   AxisRange steps, losses;
@@ -46,17 +24,6 @@ struct Paper {
     return kHeight - kBottom - losses.Share(loss) * (kHeight - kTop - kBottom);
   }
 };
-
-std::string Text(double x, double y, const char* anchor, const std::string& text) {
-  return fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>\n", x, y, anchor,
-                     Escaped(text));
-}
-
-std::string Line(double x1, double y1, double x2, double y2, const char* color) {
-  return fmt::format(
-      "<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"{}\"/>\n", x1, y1, x2,
-      y2, color);
-}
 
 double DistanceOf(const std::vector<double>& ticks) {
   return ticks.size() > 1 ? ticks[1] - ticks[0] : 1;
@@ -67,15 +34,15 @@ std::string Axes(const Paper& paper) {
   std::string out = "<g font-size=\"12\" fill=\"#444\">\n";
   const std::vector<double> losses = Ticks(paper.losses, 7), steps = Ticks(paper.steps, 9);
   for (double loss : losses) {
-    out += Line(kLeft, paper.Y(loss), kWidth - kRight, paper.Y(loss), "#e4e4e4");
-    out += Text(kLeft - 8, paper.Y(loss) + 4, "end", TickLabel(loss, DistanceOf(losses)));
+    out += SvgLine(kLeft, paper.Y(loss), kWidth - kRight, paper.Y(loss), "#e4e4e4");
+    out += SvgText(kLeft - 8, paper.Y(loss) + 4, "end", TickLabel(loss, DistanceOf(losses)));
   }
   for (double step : steps) {
-    out += Line(paper.X(step), bottom, paper.X(step), bottom + 5, "#888");
-    out += Text(paper.X(step), bottom + 20, "middle", TickLabel(step, DistanceOf(steps)));
+    out += SvgLine(paper.X(step), bottom, paper.X(step), bottom + 5, "#888");
+    out += SvgText(paper.X(step), bottom + 20, "middle", TickLabel(step, DistanceOf(steps)));
   }
-  out += Line(kLeft, bottom, kWidth - kRight, bottom, "#888");
-  out += Text((kLeft + kWidth - kRight) / 2, kHeight - 12, "middle", "step");
+  out += SvgLine(kLeft, bottom, kWidth - kRight, bottom, "#888");
+  out += SvgText((kLeft + kWidth - kRight) / 2, kHeight - 12, "middle", "step");
   out += fmt::format(
       "<text transform=\"translate(18 {:.1f}) rotate(-90)\" text-anchor=\"middle\">"
       "loss (nats a token)</text>\n",
@@ -108,7 +75,7 @@ std::string Legend(const LossCurves& curves) {
   std::string out = "<g font-size=\"13\">\n";
   double x = kWidth - kRight;
   auto entry = [&](const char* name, const char* color, double width) {
-    out += Text(x, 30, "end", name);
+    out += SvgText(x, 30, "end", name);
     x -= width;
     out += fmt::format("<rect x=\"{:.1f}\" y=\"24\" width=\"16\" height=\"3\" fill=\"{}\"/>\n",
                        x - 8, color);
@@ -125,12 +92,8 @@ std::string LossCurveSvg(const LossCurves& curves) {
   LossCurves finite{curves.title, FinitePoints(curves.train), FinitePoints(curves.held_out)};
   const Paper paper{StepRange(finite), LossRange(finite)};
   const size_t window = finite.train.size() / kWindows;
-  std::string out = fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" "
-      "height=\"{1}\" font-family=\"system-ui, 'DejaVu Sans', sans-serif\" fill=\"#222\">\n"
-      "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
-      kWidth, kHeight);
-  out += "<g font-size=\"16\" font-weight=\"600\">" + Text(kLeft, 30, "start", curves.title) +
+  std::string out = SvgBegin(kWidth, kHeight);
+  out += "<g font-size=\"16\" font-weight=\"600\">" + SvgText(kLeft, 30, "start", curves.title) +
          "</g>\n";
   out += Axes(paper) + Legend(finite);
   const bool smooth = window > 1;

@@ -12,8 +12,7 @@ namespace {
 
 class OpBench {
  public:
-  OpBench(DType dtype, const std::function<void(const OpTime&)>& report)
-      : dtype_(dtype), report_(report) {}
+  OpBench(DType dtype, const ReportOp& report) : dtype_(dtype), report_(report) {}
 
   void Run() {
     Products();
@@ -30,7 +29,9 @@ class OpBench {
   // `passes`: how often `x`'s bytes are read or written.
   void Bytes(const std::string& name, double passes, const Tensor& x,
              const std::function<void()>& call) const {
-    report_({name, FastestCall(call), passes * static_cast<double>(x.bytes()), false});
+    OpTime op{.name = name, .seconds = FastestCall(call)};
+    op.bytes = passes * static_cast<double>(x.bytes());
+    report_(op);
   }
 
   void Gemm(const Shape& a_shape, const Shape& b_shape, bool ta, bool tb) const {
@@ -45,9 +46,11 @@ class OpBench {
     const Tensor out = Empty(out_shape);
     const double flops =
         2.0 * static_cast<double>(a.elements()) * static_cast<double>(b_shape.back());
-    report_({fmt::format("gemm {}{} x {}{}", ToString(a_shape), ta ? "^T" : "", ToString(b_shape),
-                         tb ? "^T" : ""),
-             FastestCall([&] { CpuBackend().Gemm(a, b, 1, 0, out); }), flops, true});
+    OpTime op{.kind = OpKind::kProduct, .flops = flops};
+    op.name = fmt::format("gemm {}{} x {}{}", a_shape, ta ? "^T" : "", b_shape, tb ? "^T" : "");
+    op.bytes = static_cast<double>(a.bytes() + b.bytes() + out.bytes());
+    op.seconds = FastestCall([&] { CpuBackend().Gemm(a, b, 1, 0, out); });
+    report_(op);
   }
 
   void Products() const {
@@ -134,13 +137,25 @@ class OpBench {
   }
 
   DType dtype_;
-  const std::function<void(const OpTime&)>& report_;
+  const ReportOp& report_;
 };
 
 }  // namespace
 
-void BenchOps(DType dtype, const std::function<void(const OpTime&)>& report) {
-  OpBench(dtype, report).Run();
+const char* Name(OpKind kind) {
+  switch (kind) {
+    case OpKind::kProduct:
+      return "product";
+    case OpKind::kPrimitive:
+      return "primitive";
+    case OpKind::kFusedForward:
+      return "fused forward";
+    case OpKind::kFusedBackward:
+      return "fused backward";
+  }
+  return "unknown";
 }
+
+void BenchOps(DType dtype, const ReportOp& report) { OpBench(dtype, report).Run(); }
 
 }  // namespace mnemo

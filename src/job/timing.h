@@ -15,8 +15,16 @@ double SecondsPerCall(const std::function<void()>& call, int batches);
 // free as can be of what else the machine does.
 double FastestCall(const std::function<void()>& call);
 
-// Bytes read and written per second by copies of 64 MiB with the threads of the calling thread.
-double MeasureCopyBandwidth();
+// Seconds of one call of what a device does in the background: the median of seven lots of calls,
+// each of 5 ms or more and ended by `wait`, after one that is not counted.
+double MedianCall(const std::function<void()>& call, const std::function<void()>& wait);
+
+// Returns when `device` has done all that it was given.
+void WaitFor(Device device);
+
+// Bytes read and written per second by large copies: of 64 MiB with the threads of the calling
+// thread, of 1 GiB on a GPU.
+double MeasureCopyBandwidth(Device device = {});
 
 // Standard normal values, the same for the same shape.
 Tensor RandomTensor(const Shape& shape, DType dtype);

@@ -44,6 +44,26 @@ TEST_F(BenchStabilityTest, FailsWhatExplodes) {
   EXPECT_TRUE(nlohmann::json::accept(ReadText(json_)));
 }
 
+// Ten seconds of measuring are not for every day: the picture is drawn from a result.
+TEST(BenchOpsTest, DrawsWhatAResultHolds) {
+  const TestDirectory directory;
+  const std::string json = directory / "ops.json", svg = directory / "ops.svg";
+  WriteText(json,
+            "{\"bench\": \"ops\", \"device\": \"cuda:0\", \"dtype\": \"bf16\",\n"
+            " \"gemm_peak_flops\": 1e14, \"copy_bytes_per_second\": 1e12, \"ops\": [\n"
+            " {\"op\": \"rotate, forward\", \"shape\": \"[2]\", \"model\": \"375M\",\n"
+            "  \"kind\": \"fused forward\", \"seconds\": 4.0, \"flops\": 1e12,\n"
+            "  \"bytes\": 3e12, \"composed\": false}]}");
+  const Result result = RunMnemo({"bench", "ops", "--from", json, "--plot", svg});
+  EXPECT_EQ(result.code, kExitOk) << result.err;
+  EXPECT_THAT(ReadText(svg), HasSubstr("rotate, forward"));
+  EXPECT_THAT(ReadText(svg), HasSubstr("75 %"));
+  WriteText(json, "{\"bench\": \"step\"}");
+  const Result wrong = RunMnemo({"bench", "ops", "--from", json, "--plot", svg});
+  EXPECT_EQ(wrong.code, kExitError);
+  EXPECT_THAT(wrong.err, HasSubstr(json + ": not a result of `mnemo bench ops`"));
+}
+
 class BenchStepTest : public testing::Test {
  protected:
   const TestDirectory directory_;
