@@ -6,7 +6,9 @@ namespace mnemo {
 
 Backend& Backend::For(Device device) {
   if (device.type == DeviceType::kCpu) return CpuBackend();
-  if (device.type == kCountingDeviceType) return CountingBackend(device);
+  if (device.type == kCountingDeviceType || device.type == kCountingGpuType) {
+    return CountingBackend(device);
+  }
   return CudaBackend(device.index);
 }
 

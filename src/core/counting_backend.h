@@ -1,6 +1,6 @@
 // A device that only counts: storage has a size and no contents, kernels return at once, host
 // copies are zeros. Running code on it tells, in milliseconds, what memory the same code takes
-// elsewhere with composed operations: how the planner knows the size of a unit of work.
+// elsewhere: how the planner knows the size of a unit of work.
 #pragma once
 
 #include "src/core/backend.h"
@@ -8,11 +8,18 @@
 namespace mnemo {
 
 inline constexpr DeviceType kCountingDeviceType = static_cast<DeviceType>(2);
+// Composes all fused ops.
 inline constexpr Device kCountingDevice{kCountingDeviceType, 0};
 // The same, with the copies that the CPU takes for bf16 (cpu/widening_backend.h).
 inline constexpr Device kCountingCpu{kCountingDeviceType, 1};
 
-// Memory() is of the calling thread and of both devices; the thread must also free what it
+// A GPU: memory in pieces of an arena, scratch of its kernels, and fused ops by kernels of their own,
+// which take and keep what those of cuda/ do (counted/). A type of its own, since kernels of fused
+// ops are registered by type.
+inline constexpr DeviceType kCountingGpuType = static_cast<DeviceType>(3);
+inline constexpr Device kCountingGpu{kCountingGpuType, 0};
+
+// Memory() is of the calling thread and of all these devices; the thread must also free what it
 // allocates.
 Backend& CountingBackend(Device device = kCountingDevice);
 
