@@ -30,8 +30,11 @@ void Print(const v1::RunConfig& config, const StepBenchResult& result, double pe
     fmt::print("  {:<18} {:>8.2f} ms   {:>4.1f} %\n", name, seconds * 1e3,
                100 * seconds / result.median);
   }
-  fmt::print("tensors    {:>10.1f} MiB at most\n",
-             static_cast<double>(result.peak_bytes) / (1 << 20));
+  const auto peak_bytes = static_cast<double>(result.peak_bytes);
+  const auto planned_bytes = static_cast<double>(result.planned_bytes);
+  fmt::print("tensors    {:>10.1f} MiB at most, {:.1f} planned ({:+.1f} %)\n",
+             peak_bytes / (1 << 20), planned_bytes / (1 << 20),
+             100 * (planned_bytes / peak_bytes - 1));
   for (const v1::FusedOpCount& op : result.last.fused()) {
     fmt::print("  {:<18} {} by kernel, {} composed, {} refused\n", op.name(), op.kernel(),
                op.composed(), op.fallback());
@@ -52,6 +55,7 @@ nlohmann::json ToJson(const StepFlags& flags, const v1::RunConfig& config,
                          {"peak_flops", peak},
                          {"share_of_peak", result.flops() / peak},
                          {"peak_tensor_bytes", result.peak_bytes},
+                         {"planned_tensor_bytes", result.planned_bytes},
                          {"loss", result.last.loss()}};
   for (const auto& [name, seconds] : result.phases) json["phases"][name] = seconds;
   for (const v1::FusedOpCount& op : result.last.fused()) {

@@ -53,12 +53,17 @@ class Backend {
   // in f32 over blocks of at most 128 elements and in f64 above; of f64 in f64, pairwise or better.
   virtual void Reduce(ReduceOp op, const Tensor& x, const Tensor& out) = 0;
 
-  // out = alpha a b + beta out. a [..., m, k], b [..., k, n], out [..., m, n]; equal leading dims
+  // out = alpha a b + beta c. a [..., m, k], b [..., k, n], out [..., m, n]; equal leading dims
   // (any strides, 0 included, but for out). Any strides in the matrix dims; a unit stride in one of
-  // the two avoids a copy. beta == 0 never reads out. Products of bf16 are summed in f32, and out
-  // may then be f32 too.
-  virtual void Gemm(const Tensor& a, const Tensor& b, double alpha, double beta,
+  // the two avoids a copy. c has out's shape and dtype, and is out itself or apart from it; beta ==
+  // 0 never reads it. Products of bf16 are summed in f32, and out may then be f32 too; a product
+  // may be rounded to bf16 before a c of bf16 is added.
+  virtual void Gemm(const Tensor& a, const Tensor& b, double alpha, double beta, const Tensor& c,
                     const Tensor& out) = 0;
+  // out = alpha a b + beta out.
+  void Gemm(const Tensor& a, const Tensor& b, double alpha, double beta, const Tensor& out) {
+    Gemm(a, b, alpha, beta, out, out);
+  }
 
   // First-order recurrence along axis -2 of [..., T, C]: forward out_t = a_t out_{t-1} + b_t,
   // reverse out_t = a_t out_{t+1} + b_t, starting from zero. a, b, out of one shape (a may be

@@ -37,7 +37,8 @@ PlannedFusedPolicy::PlannedFusedPolicy(FusedPolicy policy) : policy_(policy), be
 
 PlannedFusedPolicy::~PlannedFusedPolicy() { planned = before_; }
 
-FusedOpBase::FusedOpBase(std::string name) : name_(std::move(name)) {
+FusedOpBase::FusedOpBase(std::string name)
+    : name_(std::move(name)), backward_name_(name_ + " backward") {
   Registry& registry = TheRegistry();
   std::lock_guard lock(registry.mutex);
   registry.ops.push_back(this);

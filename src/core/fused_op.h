@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "src/core/tape.h"
+#include "src/core/trace_range.h"
 
 namespace mnemo {
 
@@ -50,14 +51,16 @@ class FusedOpBase {
   FusedOpBase(const FusedOpBase&) = delete;
   // Counts the call; true if the kernel is to run. Throws under a strict policy.
   bool Decide(bool has_kernel, bool accepts) const;
+  const std::string& backward_name() const { return backward_name_; }
 
  private:
   friend std::map<std::string, FusedCount> FusedCounts();
-  std::string name_;
+  std::string name_, backward_name_;
   mutable std::atomic<int64_t> kernel_{0}, composed_{0}, fallback_{0};
 };
 
-// Attributes: whatever is not a tensor. A global object per op; kernels are registered at start.
+// Attributes: whatever is not a tensor. A global object per op, which outlives all tapes; kernels
+// are registered at start.
 template <typename Attributes>
 class FusedOp : public FusedOpBase {
  public:
@@ -75,6 +78,13 @@ class FusedOp : public FusedOpBase {
         std::span<const Tensor> inputs, const Attributes&, std::span<const Tensor> saved,
         std::span<const Tensor> output_gradients, const std::vector<bool>& needs)>
         backward;
+    // In place of backward, for a kernel that can add: each gradient is to include what has flowed
+    // into its input so far, so_far[i], of the input's shape and dtype; undefined: nothing.
+    std::function<std::vector<Tensor>(
+        std::span<const Tensor> inputs, const Attributes&, std::span<const Tensor> saved,
+        std::span<const Tensor> output_gradients, const std::vector<bool>& needs,
+        std::span<const Tensor> so_far)>
+        backward_onto = nullptr;
   };
 
   FusedOp(std::string name, Composed composed)
@@ -90,6 +100,7 @@ class FusedOp : public FusedOpBase {
   }
 
   std::vector<Var> operator()(std::span<const Var> inputs, const Attributes& attributes) const {
+    const TraceRange range(name().c_str());
     const auto found = kernels_.find(inputs[0].device().type);
     if (found == kernels_.end()) {
       Decide(false, false);
@@ -105,31 +116,41 @@ class FusedOp : public FusedOpBase {
     if (!Decide(true, kernel->accepts(values, attributes))) return composed_(inputs, attributes);
     std::vector<Tensor> saved;
     std::vector<Tensor> outputs = kernel->forward(values, attributes, tracked ? &saved : nullptr);
-    return Tape::Record(Primitive::kFused, inputs, std::move(outputs), {.inputs = kSaveAll},
-                        [kernel, attributes, saved, count = inputs.size()](VjpContext& context) {
-                          Backward(*kernel, attributes, saved, count, context);
-                        });
+    return Tape::Record(
+        Primitive::kFused, inputs, std::move(outputs), {.inputs = kSaveAll},
+        [this, kernel, attributes, saved, count = inputs.size()](VjpContext& context) {
+          const TraceRange range(backward_name().c_str());
+          Backward(*kernel, attributes, saved, count, context);
+        });
   }
 
  private:
   static void Backward(const Kernel& kernel, const Attributes& attributes,
                        const std::vector<Tensor>& saved, size_t count, VjpContext& context) {
-    std::vector<Tensor> values, gradients;
+    std::vector<Tensor> values, gradients, so_far;
     std::vector<bool> needs;
     for (size_t i = 0; i < count; ++i) {
       const int k = static_cast<int>(i);
       Require(!context.input(k).tracked(), "the gradient of a fused kernel is not recordable");
       values.push_back(context.input(k).value());
       needs.push_back(context.needs(k));
+      so_far.push_back(context.so_far(k));
     }
     for (int i = 0; i < context.output_count(); ++i) gradients.push_back(context.grad(i).value());
+    const bool adds = kernel.backward_onto != nullptr;
     const std::vector<Tensor> results =
-        kernel.backward(values, attributes, saved, gradients, needs);
+        adds ? kernel.backward_onto(values, attributes, saved, gradients, needs, so_far)
+             : kernel.backward(values, attributes, saved, gradients, needs);
     for (size_t i = 0; i < count; ++i) {
       if (!needs[i]) continue;
       const int k = static_cast<int>(i);
-      const bool collected = context.gradient_sum(k).defined();
-      context.Set(k, Var(collected ? results[i] : results[i].To(values[i].dtype())));
+      if (adds && so_far[i].defined()) {
+        context.SetTotal(k, results[i]);
+        continue;
+      }
+      const Tensor& sum = context.gradient_sum(k);
+      const bool kept = sum.defined() && sum.dtype() == results[i].dtype();
+      context.Set(k, Var(kept ? results[i] : results[i].To(values[i].dtype())));
     }
   }
 

@@ -59,7 +59,8 @@ Tensor MaxOverLast(const Tensor& x);                // keeps the axis with size 
 // f32. The gradient of either is rounded to the type of a and b before it is multiplied.
 Var MatMul(const Var& a, const Var& b, double scale = 1);
 Var WideMatMul(const Var& a, const Var& b, double scale = 1);
-// c + scale a b, one pass. Overwrites c's value if nothing else refers to it (so move it in).
+// c + scale a b, one pass, of shapes as for MatMul. Overwrites c's value if nothing else refers to
+// it (so move it in).
 Var AddMatMul(Var c, const Var& a, const Var& b, double scale = 1);
 
 // Shape.

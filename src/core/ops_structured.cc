@@ -14,9 +14,9 @@ namespace {
 
 void RequireMatMul(const Var& a, const Var& b, const char* op) {
   RequireSameType(a, b, op);
-  const bool ranks = a.rank() >= 2 && b.rank() >= 2 && a.rank() == b.rank();
+  const bool ranks = a.rank() >= 2 && (b.rank() == 2 || a.rank() == b.rank());
   Require(ranks && a.dim(-1) == b.dim(-2) &&
-              std::equal(a.shape().begin(), a.shape().end() - 2, b.shape().begin()),
+              std::equal(b.shape().begin(), b.shape().end() - 2, a.shape().begin()),
           "{}: shapes {} and {}", op, a.shape(), b.shape());
 }
 
@@ -44,31 +44,51 @@ void CheckIds(const Tensor& ids, int64_t rows, int64_t bound, const char* op) {
   }
 }
 
-// The gradient a b of input i, added to where it is collected if that is known.
+// Leading dims folded into the rows where a matrix multiplies all of them.
+Shape Folded(const Shape& a, bool plain) { return plain ? Shape{-1, a.back()} : a; }
+
+// The gradient a b of input i, of the input's shape but for folded rows, added to where it is
+// collected if that is known.
 void SetProduct(VjpContext& c, int i, const Var& a, const Var& b, double scale) {
   const Tensor& sum = c.gradient_sum(i);
-  if (!sum.defined()) {
-    c.Set(i, MatMul(a, b, scale));
+  const Shape shape = MatMulShape(a, b);
+  if (!sum.defined() || !sum.CanView(shape)) {
+    c.Set(i, Reshape(MatMul(a, b, scale), c.input_shape(i)));
     return;
   }
-  BackendOf(sum).Gemm(a.value(), b.value(), scale, 1, sum);
+  BackendOf(sum).Gemm(a.value(), b.value(), scale, 1, sum.View(shape));
+}
+
+// Sets the gradients of inputs first and first + 1, a and b, of scale a b.
+void SetFactors(VjpContext& c, int first, const Var& gradient, DType operands, double scale,
+                bool plain) {
+  const Var g = Cast(Reshape(gradient, Folded(gradient.shape(), plain)), operands);
+  if (c.needs(first)) SetProduct(c, first, g, Transpose(c.input(first + 1)), scale);
+  if (!c.needs(first + 1)) return;
+  const Var& a = c.input(first);
+  SetProduct(c, first + 1, Transpose(Reshape(a, Folded(a.shape(), plain))), g, scale);
+}
+
+// What the derivative of a product of inputs first and first + 1 reads.
+Saves FactorsOf(const Var& a, const Var& b, int first) {
+  return {.inputs = ((a.tracked() ? 2u : 0u) | (b.tracked() ? 1u : 0u)) << first};
+}
+
+// scale a b + beta c into out, with folded rows where b is plain.
+void Multiply(const Var& a, const Var& b, double scale, double beta, const Tensor& c,
+              const Tensor& out) {
+  const bool plain = b.rank() < a.rank();
+  const auto folded = [&](const Tensor& x) { return x.Reshape(Folded(x.shape(), plain)); };
+  BackendOf(out).Gemm(folded(a.value()), b.value(), scale, beta, folded(c), folded(out));
 }
 
 Var Product(const Var& a, const Var& b, double scale, DType type) {
-  if (b.rank() == 2 && a.rank() > 2) {
-    Shape shape = a.shape();
-    shape.back() = b.dim(-1);
-    return Reshape(Product(Reshape(a, {-1, a.dim(-1)}), b, scale, type), shape);
-  }
   RequireMatMul(a, b, "matmul");
   Tensor out = Tensor::Empty(MatMulShape(a, b), type, a.device());
-  BackendOf(out).Gemm(a.value(), b.value(), scale, 0, out);
-  const Saves saves{.inputs = (a.tracked() ? 2u : 0u) | (b.tracked() ? 1u : 0u)};
-  return RecordOne(Primitive::kMatMul, {a, b}, std::move(out), saves,
-                   [scale, operands = a.dtype()](VjpContext& c) {
-                     const Var g = Cast(c.grad(), operands);
-                     if (c.needs(0)) SetProduct(c, 0, g, Transpose(c.input(1)), scale);
-                     if (c.needs(1)) SetProduct(c, 1, Transpose(c.input(0)), g, scale);
+  Multiply(a, b, scale, 0, out, out);
+  return RecordOne(Primitive::kMatMul, {a, b}, std::move(out), FactorsOf(a, b, 0),
+                   [scale, operands = a.dtype(), plain = b.rank() < a.rank()](VjpContext& c) {
+                     SetFactors(c, 0, c.grad(), operands, scale, plain);
                    });
 }
 
@@ -87,15 +107,13 @@ Var AddMatMul(Var c, const Var& a, const Var& b, double scale) {
   Require(c.shape() == shape, "add_matmul: {} plus a product of shape {}", c.shape(), shape);
   // A tracked c whose value no derivative kept is as free to be overwritten as a constant.
   const bool reuse = c.value().sole_owner() && c.value().contiguous();
-  Tensor out = reuse ? c.value() : c.value().Clone();
-  BackendOf(out).Gemm(a.value(), b.value(), scale, 1, out);
-  const Saves saves{.inputs = (a.tracked() ? 4u : 0u) | (b.tracked() ? 2u : 0u)};
-  return RecordOne(Primitive::kAddMatMul, {c, a, b}, std::move(out), saves, [scale](VjpContext& v) {
-    const Var g = v.grad();
-    if (v.needs(0)) v.Set(0, g);
-    if (v.needs(1)) v.Set(1, MatMul(g, Transpose(v.input(2)), scale));
-    if (v.needs(2)) v.Set(2, MatMul(Transpose(v.input(1)), g, scale));
-  });
+  Tensor out = reuse ? c.value() : EmptyLike(c.value(), shape);
+  Multiply(a, b, scale, 1, c.value(), out);
+  return RecordOne(Primitive::kAddMatMul, {c, a, b}, std::move(out), FactorsOf(a, b, 1),
+                   [scale, operands = a.dtype(), plain = b.rank() < a.rank()](VjpContext& v) {
+                     SetFactors(v, 1, v.grad(), operands, scale, plain);
+                     if (v.needs(0)) v.Set(0, v.grad());
+                   });
 }
 
 Var LinearScan(const Var& a, const Var& b, bool reverse) {

@@ -104,6 +104,25 @@ void Tape::Accumulate(int slot, Var gradient, std::vector<Var>& gradients, bool 
   so_far = Add(so_far, gradient);
 }
 
+void Tape::OfferSums(const Node& node, const std::vector<Var>& gradients,
+                     VjpContext& context) const {
+  for (size_t i = 0; i < node.inputs.size(); ++i) {
+    const int slot = node.inputs[i].slot_;
+    if (!context.needs_[i]) continue;
+    const auto found = gradient_sums_.find(slot);
+    if (found != gradient_sums_.end()) {
+      context.gradient_sums_[i] = found->second;
+      continue;
+    }
+    const auto same = [slot](const Var& input) { return input.tracked() && input.slot_ == slot; };
+    if (std::count_if(node.inputs.begin(), node.inputs.end(), same) > 1) continue;
+    const Tensor& so_far = gradients[slot].value();
+    const bool own = so_far.defined() && so_far.sole_owner() && so_far.contiguous();
+    context.so_far_[i] = so_far;
+    if (own) context.gradient_sums_[i] = so_far;
+  }
+}
+
 std::vector<bool> Tape::DependingOn(std::span<const Var> wrt) const {
   std::vector<bool> depends(node_of_slot_.size(), false);
   for (size_t i = 0; i < wrt.size(); ++i) {
@@ -139,17 +158,24 @@ void Tape::RunNode(const Node& node, std::vector<Var>& gradients, const std::vec
   for (const Var& input : node.inputs) {
     context.needs_.push_back(is_needed(input));
     context.inputs_.push_back(recorded ? input : input.Detach());
-    const auto sum = gradient_sums_.find(input.tracked() ? input.slot_ : -1);
-    context.gradient_sums_.push_back(sum == gradient_sums_.end() ? Tensor() : sum->second);
   }
   for (const Var& output : node.outputs) {
     context.outputs_.push_back(recorded ? output : output.Detach());
   }
+  const size_t count = node.inputs.size();
+  for (auto* tensors : {&context.gradient_sums_, &context.so_far_, &context.totals_}) {
+    tensors->resize(count);
+  }
+  if (!recorded) OfferSums(node, gradients, context);
   node.vjp(context);
   context.grads_.clear();
-  for (size_t i = 0; i < node.inputs.size(); ++i) {
+  context.so_far_.clear();
+  for (size_t i = 0; i < count; ++i) {
+    if (!context.needs_[i]) continue;
     Var& result = context.results_[i];
-    if (!context.needs_[i] || !result.defined()) continue;
+    const bool total = context.totals_[i].defined();
+    if (total) result = Var(std::move(context.totals_[i]));
+    if (!result.defined()) continue;
     MNEMO_CHECK(result.shape() == node.input_shapes[i],
                 "{}: gradient of input {} has shape {}, not {}", Name(node.primitive), i,
                 ToString(result.shape()), ToString(node.input_shapes[i]));
@@ -158,6 +184,8 @@ void Tape::RunNode(const Node& node, std::vector<Var>& gradients, const std::vec
         result.dtype() == node.input_types[i] || (sum.defined() && result.dtype() == sum.dtype()),
         "{}: gradient of input {} is {}, not {}", Name(node.primitive), i, Name(result.dtype()),
         Name(node.input_types[i]));
+    context.gradient_sums_[i] = {};  // else it has two owners
+    if (total) gradients[node.inputs[i].slot_] = Var();
     Accumulate(node.inputs[i].slot_, std::move(result), gradients, recorded);
   }
 }

@@ -57,11 +57,15 @@ class VjpContext {
   // Gradient of output i; zeros of its shape where nothing flowed back.
   Var grad(int i = 0) const;
   bool has_grad(int i) const { return grads_[i].defined(); }
-  // Where the gradient of input i is added up, in a view of its shape (Tape::Leaf), or undefined. A
-  // rule may add to it and not Set, so that what it computes is never stored by itself, or Set a
-  // gradient in the sum's dtype.
+  // What has flowed into input i so far, or where a leaf's gradient is added up (Tape::Leaf), in a
+  // view of its shape; or undefined. A rule may add to it and not Set, so that what it computes is
+  // never stored by itself, or Set a gradient in the sum's dtype.
   const Tensor& gradient_sum(int i) const { return gradient_sums_[i]; }
   void Set(int i, Var gradient) { results_[i] = std::move(gradient); }
+  // What has flowed into input i so far, for a rule that can add its own share while it computes
+  // it: the sum then goes into SetTotal. Undefined if nothing has, or if the rule must Set.
+  const Tensor& so_far(int i) const { return so_far_[i]; }
+  void SetTotal(int i, Tensor total) { totals_[i] = std::move(total); }
 
  private:
   friend class Tape;
@@ -70,7 +74,7 @@ class VjpContext {
   const std::vector<Shape>* output_shapes_ = nullptr;
   const std::vector<DType>* output_types_ = nullptr;
   std::vector<bool> needs_;
-  std::vector<Tensor> gradient_sums_;
+  std::vector<Tensor> gradient_sums_, so_far_, totals_;
   Device device_;
 };
 using Vjp = std::function<void(VjpContext&)>;
@@ -138,6 +142,8 @@ class Tape {
   std::vector<bool> DependingOn(std::span<const Var> wrt) const;
   void RunNode(const Node& node, std::vector<Var>& gradients, const std::vector<bool>& needed,
                bool recorded);
+  // What a rule is told about the sums that its gradients go into.
+  void OfferSums(const Node& node, const std::vector<Var>& gradients, VjpContext& context) const;
   void Accumulate(int slot, Var gradient, std::vector<Var>& gradients, bool recorded) const;
   Var DropValue(const Var& var) const;
 

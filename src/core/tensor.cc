@@ -212,6 +212,13 @@ Tensor Tensor::View(const Shape& shape) const {
   return out;
 }
 
+bool Tensor::fills_storage() const {
+  for (int axis = 0; axis < rank(); ++axis) {
+    if (shape_[axis] > 1 && strides_[axis] == 0) return false;
+  }
+  return bytes() == storage_->bytes();
+}
+
 Tensor Tensor::Contiguous() const { return contiguous() ? *this : Clone(); }
 
 Tensor Tensor::Clone() const {

@@ -74,6 +74,12 @@ class Tensor {
   bool contiguous() const;
   // True if nothing else shares the storage, so that a kernel may overwrite it.
   bool sole_owner() const { return storage_.use_count() == 1; }
+  // True if it shows all of its storage, in any order of the dims: keeping it keeps nothing else.
+  bool fills_storage() const;
+  // The same elements of the same storage.
+  bool same_view(const Tensor& other) const {
+    return raw() == other.raw() && shape() == other.shape() && strides() == other.strides();
+  }
 
   // Typed pointer to the first element (device memory on a GPU). T must match dtype.
   template <typename T>

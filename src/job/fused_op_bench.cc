@@ -113,6 +113,11 @@ class FusedBench {
                  [&](std::span<const Var> in) {
                    return CrossEntropy(in[0], in[1], targets, s_.vocabulary_tile);
                  });
+    timer_.FusedWithGradients(
+        "cross entropy", shapes, {3 * product, 2 * BytesOf({x}) + BytesOf({head}) + sum / 2}, [&] {
+          (void)CrossEntropyWithGradients(x, head, targets, s_.vocabulary_tile,
+                                          1 / static_cast<double>(tokens));
+        });
   }
 
   void Memory() {

@@ -2,13 +2,18 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
+#include <string>
 
 #include "src/core/random.h"
 #include "src/core/status.h"
+#include "src/job/memory_check.h"
 #include "src/job/shard_source.h"
 #include "src/job/trainer.h"
 #include "src/model/door.h"
 #include "src/model/flops.h"
+#include "src/model/plan_inputs.h"
+#include "src/parallel/plan.h"
 
 namespace mnemo {
 namespace {
@@ -31,7 +36,8 @@ class RandomSource : public StepSource {
     for (int a = 0; a < train.accumulation(); ++a) {
       std::vector<std::vector<SliceTokens>> micro_batches;
       for (int m = 0; m < train.micro_batches(); ++m) {
-        const SliceBatch batch = MakeBatch(fmt::format("tokens/{}/{}", a, m));
+        SliceBatch& batch = batches_[fmt::format("tokens/{}/{}", a, m)];
+        if (batch.tokens.empty()) batch = MakeBatch(fmt::format("tokens/{}/{}", a, m));
         step.tokens += static_cast<int64_t>(batch.tokens.size());
         micro_batches.push_back(CutIntoSlices(spec, batch, train.slice(),
                                               ComputeDType(config_.execution()),
@@ -60,6 +66,7 @@ class RandomSource : public StepSource {
   }
 
   const v1::RunConfig& config_;
+  std::map<std::string, SliceBatch> batches_;
 };
 
 double Median(std::vector<double> values) {
@@ -100,6 +107,8 @@ class PhaseClock {
 
 absl::StatusOr<StepBenchResult> Run(const v1::RunConfig& config, const StepBenchOptions& options) {
   RandomSource source(config);
+  MNEMO_ASSIGN_OR_RETURN(const v1::Plan plan, PlanRun(config));
+  MNEMO_RETURN_IF_ERROR(ReserveMemory("the configuration", config, plan));
   MNEMO_ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer, Trainer::Create(config, source));
   PhaseClock clock(ComputeDevice(config.execution()));
   if (options.phases) {
@@ -128,6 +137,7 @@ absl::StatusOr<StepBenchResult> Run(const v1::RunConfig& config, const StepBench
   result.model_flops =
       ModelFlops(CountForwardFlops(trainer->spec(), config.train().sequence_length())) *
       static_cast<double>(result.tokens);
+  result.planned_bytes = TensorBytes(plan.memory());
   result.peak_bytes = trainer->peak_bytes();
   result.parameters = CountParameters(trainer->spec());
   return result;

@@ -27,6 +27,7 @@ struct StepBenchResult {
   double model_flops = 0;                              // of a step; flops.h
   std::vector<std::pair<std::string, double>> phases;  // medians in seconds, in order
   int64_t peak_bytes = 0;                              // of tensors
+  int64_t planned_bytes = 0;                           // the same by the planner
   int64_t parameters = 0;
   v1::StepMetrics last;
 

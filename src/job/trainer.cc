@@ -124,6 +124,7 @@ Trainer::Trainer(const v1::RunConfig& config, StepSource& source, Ranks& ranks,
   wavefront_.batch = train.sequences();
   wavefront_.rematerialization = RematerializationOf(train.rematerialize());
   wavefront_.vocabulary_tile = train.vocabulary_tile();
+  wavefront_.rotary = &rotary_;
   relay_ = ranks.MakeRelay(schedule_);
 }
 
@@ -169,6 +170,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const v1::RunConfig& co
 absl::Status Trainer::Step(v1::StepMetrics& metrics, bool statistics) {
   metrics.Clear();
   const absl::Status status = AtTheDoor([&] { return RunStep(statistics, metrics); });
+  phase_.reset();
   // All ranks agree that a step was skipped; anything else only this one knows.
   if (!status.ok() && !metrics.skipped()) ranks_.Abort(status);
   return status;

@@ -3,12 +3,14 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "mnemo/v1/config.pb.h"
 #include "mnemo/v1/job.pb.h"
+#include "src/core/trace_range.h"
 #include "src/job/step_source.h"
 #include "src/model/execution.h"
 #include "src/model/optimizer.h"
@@ -81,7 +83,8 @@ class Trainer {
   // Sums over all ranks what the wavefronts left.
   absl::Status Combine(v1::StepMetrics& metrics, GradientNorm& norm);
   absl::Status Update(const GradientNorm& norm, v1::StepMetrics& metrics);
-  void Enter(const char* phase) const {
+  void Enter(const char* phase) {
+    phase_.emplace(phase);
     if (on_phase_) on_phase_(phase);
   }
   bool sharded() const { return pieces_.size() > 1; }
@@ -92,6 +95,7 @@ class Trainer {
   std::unique_ptr<Ranks> alone_;  // if no ranks were given
   Ranks& ranks_;
   ScheduleShape schedule_;
+  RotaryCache rotary_;
   WavefrontOptions wavefront_;
   std::unique_ptr<Relay> relay_;
   ParameterSet parameters_, gradients_;
@@ -101,6 +105,7 @@ class Trainer {
   int64_t step_ = 0;
   int64_t peak_bytes_ = 0;
   std::function<void(const char*)> on_phase_;
+  std::optional<TraceRange> phase_;  // that a step is in
 };
 
 }  // namespace mnemo

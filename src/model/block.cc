@@ -26,6 +26,12 @@ Var Mix(const MixerCall& call, const Var& x) {
   MNEMO_CHECK(false);
 }
 
+// x + rows weight^T, summed over the ranks that have parts of rows.
+Var AddProjection(const ModelSpec& spec, const Var& x, const Var& rows, const Var& weight) {
+  if (spec.split.ranks == 1) return AddMatMul(x, rows, Transpose(weight));
+  return Add(x, SumOfParts(spec, MatMul(rows, Transpose(weight))));
+}
+
 // |W|^2 summed over all weights, mean over the sequences and this rank's heads: [1].
 Var MeanSquaredState(const MemoryState& state) {
   Var squares;
@@ -70,13 +76,12 @@ BlockResult RunBlock(const ModelSpec& spec, const UnitParameters& p, const Var& 
     if (spec.has_memory()) BeginMemory(spec, p, x, result.carry);
   }
   const Var normalized = RmsNorm(x, p.Get("mixer_norm.weight"), 1, spec.epsilon);
-  const Var mix = Mix({spec, p, context, result.carry, probe}, IntoParts(spec, normalized));
-  const Var mixed = Add(x, SumOfParts(spec, mix));
+  const Var heads = Mix({spec, p, context, result.carry, probe}, IntoParts(spec, normalized));
+  const Var mixed = AddProjection(spec, x, heads, p.Get("output.weight"));
   const Var rows = IntoParts(spec, RmsNorm(mixed, p.Get("mlp_norm.weight"), 1, spec.epsilon));
   const Var hidden = SwiGlu(MatMul(rows, Transpose(p.Get("mlp.gate.weight"))),
                             MatMul(rows, Transpose(p.Get("mlp.up.weight"))));
-  const Var down = MatMul(hidden, Transpose(p.Get("mlp.down.weight")));
-  result.y = Add(mixed, SumOfParts(spec, down));
+  result.y = AddProjection(spec, mixed, hidden, p.Get("mlp.down.weight"));
   if (probe != nullptr && spec.has_memory()) {
     FinishProbe(spec, result.carry.memory, context.length, *probe);
   }

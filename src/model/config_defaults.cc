@@ -152,6 +152,7 @@ void FillExecution(v1::ExecutionConfig& execution) {
   MNEMO_FILL(execution, device, v1::CPU);
   MNEMO_FILL(execution, precision, execution.device() == v1::CUDA ? v1::BF16 : v1::F32);
   MNEMO_FILL_ABSENT(execution, fused, true);
+  MNEMO_FILL_ABSENT(execution, deterministic, true);
 }
 
 bool IsSet(const google::protobuf::Message& root, const std::string& path) {

@@ -83,6 +83,7 @@ constexpr const char* kUnconstrained[] = {
     "data.evaluation",
     "execution.fused",
     "execution.strict_fused",
+    "execution.deterministic",
 };
 
 const FieldRange* FindRange(const std::string& path) {

@@ -33,7 +33,9 @@ Rematerialization RematerializationOf(v1::Rematerialize policy) {
 
 void ApplyExecution(const v1::ExecutionConfig& execution) {
   if (execution.threads() > 0) SetThreadsForThisThread(execution.threads());
-  SetFusedPolicy({.enabled = execution.fused(), .strict = execution.strict_fused()});
+  SetFusedPolicy({.enabled = execution.fused(),
+                  .strict = execution.strict_fused(),
+                  .deterministic = execution.deterministic()});
 }
 
 }  // namespace mnemo

@@ -103,8 +103,6 @@ class MacSlice {
 
 }  // namespace
 
-Var MacMixer(const MixerCall& call, const Var& x) {
-  return MatMul(MacSlice(call, x).Run(), Transpose(call.p.Get("output.weight")));
-}
+Var MacMixer(const MixerCall& call, const Var& x) { return MacSlice(call, x).Run(); }
 
 }  // namespace mnemo

@@ -31,29 +31,24 @@ Var GatedRead(const MixerCall& call, const Var& x, const Var& y) {
                                                           : Mul(Gelu(gate), read);
 }
 
-Var LmmMixer(const MixerCall& call, const Var& x) {
-  return Project(call, "output.weight", GatedRead(call, x, Memory(call, x)));
-}
+Var LmmMixer(const MixerCall& call, const Var& x) { return GatedRead(call, x, Memory(call, x)); }
 
 Var MagMixer(const MixerCall& call, const Var& x) {
   const Var a = WindowAttention(call.spec, call.p, x, call.context, call.carry);
   const Var attended =
       RmsNorm(a, call.p.Get("attention.norm.weight"), call.spec.own_heads(), call.spec.epsilon);
   const Var gate = Sigmoid(ReadNorm(call, Memory(call, x)));
-  return Project(call, "output.weight", Mul(attended, gate));
+  return Mul(attended, gate);
 }
 
 Var MalMixer(const MixerCall& call, const Var& x) {
   const Var m = SumOfParts(
       call.spec, Project(call, "memory.output.weight", GatedRead(call, x, Memory(call, x))));
-  const Var a =
-      WindowAttention(call.spec, call.p, IntoParts(call.spec, m), call.context, call.carry);
-  return Project(call, "output.weight", a);
+  return WindowAttention(call.spec, call.p, IntoParts(call.spec, m), call.context, call.carry);
 }
 
 Var TransformerMixer(const MixerCall& call, const Var& x) {
-  const Var a = WindowAttention(call.spec, call.p, x, call.context, call.carry);
-  return Project(call, "output.weight", a);
+  return WindowAttention(call.spec, call.p, x, call.context, call.carry);
 }
 
 }  // namespace mnemo

@@ -1,7 +1,7 @@
-// The five mixers. Each maps normalised rows x [B, n, d] to what is added to the residual stream
-// [B, n, d] and advances the carry; equations in docs/model.md. `carry` holds what came in, or the
-// beginning of a sequence. Where the model is split (tensor_split.h), x has been through IntoParts
-// and the result is this rank's part of a sum.
+// The five mixers. Each maps normalised rows x [B, n, d] to rows of own heads [B, n, own_width],
+// whose product with "output.weight" the block adds to the residual stream, and advances the carry;
+// equations in docs/model.md. `carry` holds what came in, or the beginning of a sequence. Where the
+// model is split (tensor_split.h), x has been through IntoParts.
 #pragma once
 
 #include "src/model/block.h"

@@ -4,6 +4,7 @@
 
 #include "src/core/backend.h"
 #include "src/core/random.h"
+#include "src/core/thread_pool.h"
 #include "src/model/parameter_layout.h"
 
 namespace mnemo {
@@ -51,10 +52,11 @@ Tensor FirstTensor(const ModelSpec& spec, const ParameterDescription& descriptio
   const RandomStream stream(seed, 0, "init/" + info.name);
   const PartRuns runs(info);
   std::vector<float> values(ElementCount(info.shape));
-  for (size_t i = 0; i < values.size(); ++i) {
-    const int64_t index = runs.WholeIndex(static_cast<int64_t>(i));
-    values[i] = static_cast<float>(description.first.value * stream.Normal(index));
-  }
+  ParallelFor(static_cast<int64_t>(values.size()), 1 << 12, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      values[i] = static_cast<float>(description.first.value * stream.Normal(runs.WholeIndex(i)));
+    }
+  });
   return Tensor::FromHost(values, info.shape, dtype, device);
 }
 

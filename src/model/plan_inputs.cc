@@ -5,6 +5,7 @@
 #include "src/core/counting_backend.h"
 #include "src/core/cpu/caching_allocator.h"
 #include "src/core/peers.h"
+#include "src/core/planned_fused_policy.h"
 #include "src/model/carry.h"
 #include "src/model/door.h"
 #include "src/model/execution.h"
@@ -76,7 +77,11 @@ class CountedStep {
     const v1::TrainConfig& train = config_.train();
     const DType dtype = ComputeDType(config_.execution());
     const Device device =
-        ComputeDevice(config_.execution()) == Device() ? kCountingCpu : kCountingDevice;
+        ComputeDevice(config_.execution()) == Device() ? kCountingCpu : kCountingGpu;
+    // The run itself says what a strict policy refuses.
+    const PlannedFusedPolicy planned({.enabled = config_.execution().fused(),
+                                      .strict = false,
+                                      .deterministic = config_.execution().deterministic()});
     ParameterSet parameters = ParameterSet::Zeros(spec, WideType(dtype), device);
     parameters.AddComputeCopies(dtype);
     ParameterSet gradients = ParameterSet::Zeros(spec, WideType(dtype), device);
@@ -88,7 +93,7 @@ class CountedStep {
     ScheduleShape shape;
     shape.slices = slices;
     shape.layers = layers;
-    Backend& backend = CountingBackend();
+    Backend& backend = CountingBackend(device);
     const int64_t before = backend.Memory().current_bytes;
     backend.ResetPeakMemory();
     const int64_t held = CountedHeldBytes();

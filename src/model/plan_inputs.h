@@ -9,9 +9,9 @@
 namespace mnemo {
 
 // `config` is effective and its vocabulary is set. Tapes and work space are found by running a few
-// units on the device that only counts (src/core/counting_backend.h), so they follow the code as it
-// is; fused kernels of another device may need less. InvalidArgument where parallel.tp does not
-// suit the model.
+// units on a device that only counts (src/core/counting_backend.h), so they follow the code as it
+// is, for a GPU without one: an H100's, with all kernels that the build has. InvalidArgument where
+// parallel.tp does not suit the model.
 absl::StatusOr<PlanInputs> MakePlanInputs(const v1::RunConfig& config);
 
 // ChoosePlan(MakePlanInputs(config)): a pure function, so that every process of one build finds the

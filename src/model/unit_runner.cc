@@ -13,19 +13,15 @@ namespace {
 // The parameters outside the layers, as UnitParameters counts them.
 constexpr int kOutside = -1;
 
-Var HeadWeight(const ModelSpec& spec, const UnitParameters& p) {
-  return p.Get(spec.tied_embeddings ? "embedding.weight" : "head.weight");
-}
-
 }  // namespace
 
-// A call whose outputs can be differentiated if it was taped.
+// A block's call, whose outputs can be differentiated if it was taped.
 struct UnitRunner::Call {
   Tape tape;
   std::optional<UnitParameters> parameters;
   Var x;
   std::vector<Var> carry_in;
-  Var y;  // [B, n, d]; of the head: losses [B * n, 1]
+  Var y;  // [B, n, d]
   std::vector<Var> carry_out;
 };
 
@@ -33,7 +29,8 @@ struct UnitRunner::InFlight {
   SliceTokens tokens;
   Tensor x;   // forward: the next layer's input; after the last layer, the head's
   Tensor dx;  // backward: gradient of what the next unit put out
-  // What each layer, and last the head, keeps for the backward pass; empty entries are not kept.
+  // What each layer keeps for the backward pass, and of inputs last the head; empty entries are not
+  // kept.
   std::vector<Tensor> inputs;
   std::vector<std::vector<Tensor>> carries;
   std::vector<std::unique_ptr<Call>> calls;
@@ -46,6 +43,7 @@ UnitRunner::UnitRunner(const ModelSpec& spec, const ParameterSet& parameters, To
       source_(source),
       layers_(layers),
       options_(options),
+      head_(parameters.Find(spec.tied_embeddings ? "embedding.weight" : "head.weight")),
       gradients_(gradients),
       statistics_(layers),
       statistics_units_(layers) {}
@@ -59,16 +57,22 @@ UnitRunner::InFlight& UnitRunner::Begin(const Key& key) {
   slice->x = Embed(slice->tokens);
   slice->inputs.resize(layers_ + 1);
   slice->carries.resize(layers_);
-  slice->calls.resize(layers_ + 1);
+  slice->calls.resize(layers_);
   return *(slices_[key] = std::move(slice));
 }
 
 // All layers of a slice run one after the other, forward and backward, so that one slice's tables
 // are held at a time.
 void UnitRunner::MakeRotary(InFlight& slice) const {
-  slice.tokens.context.rotary =
-      MakeSliceRotary(spec_, slice.tokens.context, options_.batch, parameters_.compute_dtype(),
-                      parameters_.flat().device());
+  SliceContext& context = slice.tokens.context;
+  RotaryCache* cache = context.starts.empty() ? options_.rotary : nullptr;
+  if (cache != nullptr && cache->position == context.position && cache->length == context.length) {
+    context.rotary = cache->tables;
+    return;
+  }
+  context.rotary = MakeSliceRotary(spec_, context, options_.batch, parameters_.compute_dtype(),
+                                   parameters_.flat().device());
+  if (cache != nullptr) *cache = {context.position, context.length, context.rotary};
 }
 
 Tensor UnitRunner::Embed(const SliceTokens& tokens) const {
@@ -98,15 +102,40 @@ std::unique_ptr<UnitRunner::Call> UnitRunner::RunLayer(int layer, const Tensor& 
   return call;
 }
 
-std::unique_ptr<UnitRunner::Call> UnitRunner::RunHead(const Tensor& x, const SliceTokens& tokens,
-                                                      bool taped) {
-  auto call = std::make_unique<Call>();
-  call->parameters.emplace(parameters_, kOutside, taped ? &call->tape : nullptr, gradients_);
-  call->x = taped ? call->tape.Leaf(x) : Var(x);
-  const Var rows = RmsNorm(call->x, call->parameters->Get("final_norm.weight"), 1, spec_.epsilon);
-  call->y = CrossEntropy(Reshape(rows, {-1, spec_.width}), HeadWeight(spec_, *call->parameters),
-                         tokens.targets, options_.vocabulary_tile, PartOfVocabulary(spec_));
-  return call;
+Var UnitRunner::NormalizeRows(const Var& x, const UnitParameters& outside) const {
+  const Var rows = RmsNorm(x, outside.Get("final_norm.weight"), 1, spec_.epsilon);
+  return Reshape(rows, {-1, spec_.width});
+}
+
+void UnitRunner::RunHead(const Key& key, InFlight& slice) {
+  const UnitParameters outside(parameters_, kOutside, nullptr);
+  const Var rows = NormalizeRows(slice.x, outside);
+  AddLosses(key, CrossEntropy(rows, Var(parameters_.Compute(head_)), slice.tokens.targets,
+                              options_.vocabulary_tile, PartOfVocabulary(spec_))
+                     .value());
+}
+
+// Losses and gradients at once: what takes the most, the logits, is then computed once.
+Tensor UnitRunner::DifferentiateHead(const Key& key, InFlight& slice) {
+  Tape tape;
+  const UnitParameters outside(parameters_, kOutside, &tape, gradients_);
+  const Var x = tape.Leaf(slice.inputs[layers_]);
+  slice.inputs[layers_] = Tensor();
+  const Var rows = NormalizeRows(x, outside);
+  const CrossEntropyGradients head = CrossEntropyWithGradients(
+      rows.value(), parameters_.Compute(head_), slice.tokens.targets, options_.vocabulary_tile,
+      options_.loss_scale, PartOfVocabulary(spec_));
+  AddLosses(key, head.losses);
+  AddGradient(head_, head.head);
+  std::vector<Var> wrt = outside.vars();
+  wrt.push_back(x);
+  return tape.Gradient({&rows, 1}, {&head.x, 1}, wrt).back();
+}
+
+void UnitRunner::AddLosses(const Key& key, const Tensor& losses) {
+  losses_[key] = losses;
+  const Var sum = SumAll(Cast(losses, DType::kF64));
+  loss_sum_ = loss_sum_.defined() ? Add(Var(loss_sum_), sum).value() : sum.value();
 }
 
 std::vector<Tensor> UnitRunner::Forward(const Unit& unit, std::vector<Tensor> carry) {
@@ -118,7 +147,10 @@ std::vector<Tensor> UnitRunner::Forward(const Unit& unit, std::vector<Tensor> ca
                options_.statistics ? &probe : nullptr);
   if (probe.numbers.defined()) AddStatistics(unit.layer, probe.numbers);
   std::vector<Tensor> carry_out;
-  for (const Var& part : call->carry_out) carry_out.push_back(part.value().Contiguous());
+  for (const Var& part : call->carry_out) {
+    const Tensor& value = part.value();
+    carry_out.push_back(value.fills_storage() ? value : value.Contiguous());
+  }
   if (keeps(Rematerialization::kUnits)) slice.inputs[unit.layer] = slice.x;
   if (gradients_ != nullptr) slice.carries[unit.layer] = std::move(carry);
   slice.x = call->y.value();
@@ -128,12 +160,8 @@ std::vector<Tensor> UnitRunner::Forward(const Unit& unit, std::vector<Tensor> ca
 }
 
 void UnitRunner::FinishForward(const Key& key, InFlight& slice) {
-  std::unique_ptr<Call> head = RunHead(slice.x, slice.tokens, keeps(Rematerialization::kKeepAll));
-  losses_[key] = head->y.value();
-  const Var sum = SumAll(Cast(head->y.Detach(), DType::kF64));
-  loss_sum_ = loss_sum_.defined() ? Add(Var(loss_sum_), sum).value() : sum.value();
-  if (keeps(Rematerialization::kKeepAll)) slice.calls[layers_] = std::move(head);
-  if (keeps(Rematerialization::kUnits)) slice.inputs[layers_] = slice.x;
+  if (gradients_ == nullptr) RunHead(key, slice);
+  if (!keeps(Rematerialization::kSlices)) slice.inputs[layers_] = slice.x;
   slice.x = Tensor();
   slice.tokens.context.rotary = {};
   if (gradients_ == nullptr) slices_.erase(key);
@@ -153,16 +181,11 @@ std::vector<Tensor> UnitRunner::Backward(const Unit& unit, std::vector<Tensor> c
   MNEMO_CHECK(gradients_ != nullptr, "this runner was made for the forward pass only");
   const Key key{unit.micro_batch, unit.slice};
   InFlight& slice = *slices_.at(key);
-  std::vector<Tensor> unused, carry_in_adjoint;
+  std::vector<Tensor> carry_in_adjoint;
   if (unit.layer + 1 == layers_) {
     if (!keeps(Rematerialization::kKeepAll)) MakeRotary(slice);
     if (options_.rematerialization == Rematerialization::kSlices) RunAgain(slice);
-    std::unique_ptr<Call> head = std::move(slice.calls[layers_]);
-    if (head == nullptr) head = RunHead(slice.inputs[layers_], slice.tokens, true);
-    const Tensor seed =
-        Tensor::Full(head->y.shape(), options_.loss_scale, head->y.dtype(), head->y.device());
-    slice.dx = Differentiate(*head, seed, {}, unused);
-    slice.inputs[layers_] = Tensor();
+    slice.dx = DifferentiateHead(key, slice);
   }
   std::unique_ptr<Call> call = std::move(slice.calls[unit.layer]);
   if (call == nullptr) {

@@ -30,12 +30,19 @@ class TokenSource {
   virtual SliceTokens Get(int micro_batch, int64_t slice) = 0;
 };
 
+// The tables of the slice that was begun last: a step of one slice makes them once for all steps.
+struct RotaryCache {
+  int64_t position = -1, length = 0;
+  RotaryTables tables;
+};
+
 struct WavefrontOptions {
   int64_t batch = 1;  // B
   Rematerialization rematerialization = Rematerialization::kUnits;
   int64_t vocabulary_tile = 8192;
   double loss_scale = 1;  // 1 / valid targets of the whole step: losses are summed
   bool statistics = false;
+  RotaryCache* rotary = nullptr;  // of one model and device; outlives the runner. Null: none
   // Called with what the backward pass of a unit gave: the gradient of the unit's x and the adjoint
   // of the carry that it read (none for the first slice). May be empty.
   std::function<void(const Unit& unit, const Tensor& dx, const std::vector<Tensor>& carry_adjoint)>
@@ -55,11 +62,12 @@ class UnitRunner : public UnitBody {
   std::vector<Tensor> Forward(const Unit& unit, std::vector<Tensor> carry) override;
   std::vector<Tensor> Backward(const Unit& unit, std::vector<Tensor> carry_adjoint) override;
 
-  // Losses of a slice's tokens [B * n, 1], 0 where masked; after its last layer has run.
+  // Losses of a slice's tokens [B * n, 1], 0 where masked: after its last layer has run forward, or
+  // backward where there are gradients, with which they come.
   const Tensor& Losses(int micro_batch, int64_t slice) const;
-  // Sum over everything run so far, in f64; waits for the device.
+  // Sum over all losses so far, in f64; waits for the device.
   double LossSum() const { return loss_sum_.defined() ? loss_sum_.Item() : 0; }
-  // The same on the device, f64 []; undefined before the first slice has run.
+  // The same on the device, f64 []; undefined before the first.
   const Tensor& DeviceLossSum() const { return loss_sum_; }
   // Means per layer over the units run forward so far (options.statistics). Waits for the device.
   std::vector<BlockStatistics> Statistics() const;
@@ -81,7 +89,10 @@ class UnitRunner : public UnitBody {
   Tensor Embed(const SliceTokens& tokens) const;
   std::unique_ptr<Call> RunLayer(int layer, const Tensor& x, const std::vector<Tensor>& carry,
                                  const SliceContext& context, bool taped, BlockProbe* probe);
-  std::unique_ptr<Call> RunHead(const Tensor& x, const SliceTokens& tokens, bool taped);
+  Var NormalizeRows(const Var& x, const UnitParameters& outside) const;
+  void RunHead(const Key& key, InFlight& slice);
+  Tensor DifferentiateHead(const Key& key, InFlight& slice);
+  void AddLosses(const Key& key, const Tensor& losses);
   void FinishForward(const Key& key, InFlight& slice);
   void RunAgain(InFlight& slice);
   // Gradients of a recorded call; those of the parameters are added up, the rest is returned as
@@ -96,6 +107,7 @@ class UnitRunner : public UnitBody {
   TokenSource& source_;
   int layers_;
   WavefrontOptions options_;
+  int head_;  // index of the parameter
   ParameterSet* gradients_;
   std::map<Key, std::unique_ptr<InFlight>> slices_;
   std::map<Key, Tensor> losses_;

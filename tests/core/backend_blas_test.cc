@@ -39,6 +39,21 @@ struct Sizes {
 constexpr Sizes kSizes[] = {{1, 1, 1},   {1, 7, 5},    {7, 1, 5},    {5, 7, 1},    {3, 4, 2},
                             {17, 9, 33}, {64, 64, 64}, {31, 65, 20}, {1, 64, 200}, {130, 3, 77}};
 
+// An addend that is not the output, laid out otherwise: read, not written.
+TEST_P(Gemm, AddendsApart) {
+  const Tensor a = RandomInput(Layout::kContiguous, {5, 7}, dtype(), "a");
+  const Tensor b = RandomInput(Layout::kContiguous, {7, 3}, dtype(), "b");
+  const Tensor c = RandomInput(Layout::kContiguous, {3, 5}, dtype(), "c").Transpose();
+  const std::vector<double> before = c.ToDoubles();
+  const Tensor together = c.Contiguous().Clone(), apart = Poisoned({5, 3}, dtype());
+  backend().Gemm(a, b, 0.5, 2, together);
+  backend().Gemm(a, b, 0.5, 2, c, apart);
+  EXPECT_EQ(apart.ToDoubles(), together.ToDoubles());
+  EXPECT_EQ(c.ToDoubles(), before);
+  backend().Gemm(a, b, 1, 0, Poisoned({5, 3}, dtype()), apart);
+  for (const double value : apart.ToDoubles()) EXPECT_FALSE(std::isnan(value));
+}
+
 TEST_P(Gemm, ShapesAndTransposes) {
   for (const Sizes& s : kSizes) {
     for (int flags = 0; flags < 8; ++flags) {

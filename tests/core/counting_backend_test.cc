@@ -83,5 +83,33 @@ TEST(CountingBackendTest, HoldsWhatTheAllocatorHolds) {
   EXPECT_GE(static_cast<double>(CountedHeldBytes()), 0.8 * held);
 }
 
+TEST(CountingBackendTest, AGpuCountsPiecesOfItsArena) {
+  Backend& backend = CountingBackend(kCountingGpu);
+  const int64_t before = backend.Memory().current_bytes;
+  const Tensor a = Tensor::Empty({1}, DType::kF32, kCountingGpu);
+  EXPECT_EQ(backend.Memory().current_bytes, before + 512);
+  const Tensor b = Tensor::Empty({129}, DType::kF32, kCountingGpu);
+  EXPECT_EQ(backend.Memory().current_bytes, before + 512 + 1024);
+  EXPECT_EQ(b.device(), kCountingGpu);
+  EXPECT_TRUE(b.fills_storage());
+}
+
+// Where neither of a factor's last two strides is one, its copy lies beside it for the product.
+TEST(CountingBackendTest, AGpuCopiesWhatItsProductsCannotRead) {
+  Backend& backend = CountingBackend(kCountingGpu);
+  const Tensor wide = Tensor::Empty({64, 64, 2}, DType::kBF16, kCountingGpu);
+  const Tensor out = Tensor::Empty({64, 64}, DType::kBF16, kCountingGpu);
+  const auto taken = [&](const Tensor& a, const Tensor& b) {
+    backend.ResetPeakMemory();
+    backend.Gemm(a, b, 1, 0, out);
+    return backend.Memory().peak_bytes - backend.Memory().current_bytes;
+  };
+  const Tensor dense = Tensor::Empty({64, 64}, DType::kBF16, kCountingGpu);
+  EXPECT_EQ(taken(dense, dense.Transpose()), 0);
+  const Tensor spread = wide.Slice(2, 1, 2).View({64, 64});
+  EXPECT_EQ(taken(spread, dense), 64 * 64 * 2);
+  EXPECT_EQ(taken(spread, spread), 2 * 64 * 64 * 2);
+}
+
 }  // namespace
 }  // namespace mnemo

@@ -27,8 +27,9 @@ auto* volatile const linked_scan = &MemoryScan;
 
 // A new fused op needs a test against its plain definition: then its name goes here.
 TEST(FusedOps, AllHaveTests) {
-  const std::set<std::string> tested = {"rms_norm",      "swiglu",    "conv_silu_norm", "rotate",
-                                        "cross_entropy", "attention", "memory_scan"};
+  const std::set<std::string> tested = {"rms_norm",  "swiglu",        "conv_silu_norm",
+                                        "rotate",    "cross_entropy", "cross_entropy_gradient",
+                                        "attention", "memory_scan"};
   std::set<std::string> linked;
   for (const FusedOpBase* op : FusedOpBase::All()) {
     if (!op->name().starts_with("test_")) linked.insert(op->name());
@@ -165,6 +166,29 @@ TEST(FusedOps, CrossEntropy) {
   const Var x(inputs[0]), head(inputs[1]);
   EXPECT_THROW(CrossEntropy(x, head, Tensor::FromHost(std::vector<int32_t>(6, 11), {6}), 4),
                TensorError);
+}
+
+TEST(FusedOps, CrossEntropyWithGradientsIsTheSameAtOnce) {
+  const Tensor x = Uniform({6, 5}, 1, -2, 2), head = Uniform({11, 5}, 2, -2, 2);
+  const Tensor targets = Tensor::FromHost(std::vector<int32_t>{0, 10, -1, 4, 3, 7}, {6});
+  for (const int64_t tile : {4, 100}) {
+    Tape tape;
+    const Var wrt[] = {tape.Leaf(x), tape.Leaf(head)};
+    const Var losses = CrossEntropy(wrt[0], wrt[1], targets, tile);
+    const Tensor seed = Tensor::Full(losses.shape(), 0.25, DType::kF64);
+    const std::vector<Tensor> gradients = tape.Gradient({&losses, 1}, {&seed, 1}, wrt);
+    const CrossEntropyGradients all = CrossEntropyWithGradients(x, head, targets, tile, 0.25);
+    EXPECT_EQ(all.losses.ToDoubles(), losses.value().ToDoubles());
+    ExpectNear(all.x, gradients[0].ToDoubles(), 64 * kEpsilon);
+    ExpectNear(all.head, gradients[1].ToDoubles(), 64 * kEpsilon);
+  }
+  const CrossEntropyGradients narrow =
+      CrossEntropyWithGradients(x.To(DType::kBF16), head.To(DType::kBF16), targets, 4, 1);
+  EXPECT_EQ(narrow.losses.dtype(), DType::kF32);
+  EXPECT_EQ(narrow.x.dtype(), DType::kBF16);
+  EXPECT_EQ(narrow.head.dtype(), DType::kF32);
+  const Tensor outside = Tensor::FromHost(std::vector<int32_t>(6, 11), {6});
+  EXPECT_THROW(CrossEntropyWithGradients(x, head, outside, 4, 1), TensorError);
 }
 
 // Logits far outside the range of exp.

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "src/core/ops.h"
 #include "src/core/planned_fused_policy.h"
 #include "tests/core/gradient_check.h"
@@ -112,6 +114,43 @@ TEST_F(FusedOpTest, TheKernelsDerivativeIsUsed) {
   SquareOp()({&x, 1}, 0.5);
   EXPECT_TRUE(asked_to_save_);
   EXPECT_EQ(tape.size(), 1);
+}
+
+// A kernel that adds is given what has flowed back, once something has, and what it returns is all.
+TEST_F(FusedOpTest, AKernelAddsToWhatHasFlowedBack) {
+  std::vector<bool> given;
+  SquareOp().Register(DeviceType::kCpu,
+                      {.accepts = [](std::span<const Tensor>, const double&) { return true; },
+                       .forward = [](std::span<const Tensor> inputs, const double&,
+                                     std::vector<Tensor>*) -> std::vector<Tensor> {
+                         return {Square(inputs[0]).value()};
+                       },
+                       .backward = {},
+                       .backward_onto =
+                           [&given](std::span<const Tensor> inputs, const double&,
+                                    std::span<const Tensor>, std::span<const Tensor> gradients,
+                                    const std::vector<bool>&, std::span<const Tensor> so_far) {
+                             given.push_back(so_far[0].defined());
+                             const Var own = Mul(Scale(inputs[0], 2), gradients[0]);
+                             return std::vector<Tensor>{
+                                 (so_far[0].defined() ? Add(Var(so_far[0]), own) : own).value()};
+                           }});
+  const Function f = [](std::span<const Var> x) -> std::vector<Var> {
+    const Var y = SquareOp()(x, 0)[0];
+    return {y, SquareOp()({&y, 1}, 0)[0], Mul(x[0], x[0])};
+  };
+  const Tensor inputs[] = {Uniform({4}, 1)};
+  EXPECT_LT(FirstDerivativeError(f, inputs), 1e-8);
+  // y's own seed has flowed into it, and the product's gradient into x.
+  EXPECT_EQ(std::set<bool>(given.begin(), given.end()), std::set<bool>{true});
+
+  given.clear();
+  Tape tape;
+  const Var x = tape.Leaf(inputs[0]), y = SquareOp()({&x, 1}, 0)[0];
+  const Tensor one = Tensor::Full({4}, 1, DType::kF64);
+  EXPECT_EQ(tape.Gradient({&y, 1}, {&one, 1}, {&x, 1})[0].ToDoubles(),
+            Scale(Var(inputs[0]), 2).value().ToDoubles());
+  EXPECT_EQ(given, std::vector<bool>{false});
 }
 
 TEST_F(FusedOpTest, TheDerivativeOutlivesTheRegistration) {

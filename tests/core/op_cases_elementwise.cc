@@ -132,8 +132,8 @@ void AddOthers(std::vector<OpCase>& cases) {
                      return ForEachIndex(x[0].shape,
                                          [&](const auto& i) { return x[0](i) * x[0](i); });
                    }});
-  for (const auto& [a, b] : {std::pair{Shape{3, 5}, Shape{3, 5}}, std::pair{Shape{}, Shape{3, 5}},
-                             std::pair{Shape{3, 1}, Shape{1, 5}}}) {
+  const Shape shapes[][2] = {{{3, 5}, {3, 5}}, {{}, {3, 5}}, {{3, 1}, {1, 5}}};
+  for (const auto& [a, b] : shapes) {
     const std::vector<double> flags = {1, 0, 0.5, -1, 2};
     cases.push_back({Primitive::kWhere,
                      ToString(a) + " or " + ToString(b),

@@ -40,8 +40,8 @@ void AddProducts(std::vector<OpCase>& cases) {
                      plain,
                      30});
   }
-  for (const Shapes& s :
-       {Shapes{{3, 5}, {5, 4}}, Shapes{{2, 3, 1}, {2, 1, 4}}, Shapes{{2, 1, 3, 5}, {2, 1, 5, 4}}}) {
+  for (const Shapes& s : {Shapes{{3, 5}, {5, 4}}, Shapes{{2, 3, 1}, {2, 1, 4}},
+                          Shapes{{2, 1, 3, 5}, {2, 1, 5, 4}}, Shapes{{2, 3, 4}, {4, 5}}}) {
     Shape c = s.a;
     c.back() = s.b.back();
     cases.push_back({Primitive::kAddMatMul,

@@ -85,6 +85,34 @@ TEST(Tape, AccumulationNeverWritesIntoWhatOthersSee) {
   EXPECT_EQ(g[1].ToDoubles(), (std::vector<double>{4, 4, 4}));
 }
 
+// Products add to what has flowed back so far where nobody else sees it: x is used four times, and
+// the gradient of `early`, asked for while more flows into x, shows what was there.
+TEST(Tape, ProductsAddToWhatHasFlowedBack) {
+  const Tensor inputs[] = {Uniform({2, 3, 4}, 1), Uniform({4, 5}, 2), Uniform({4, 4}, 3)};
+  const Function f = [](std::span<const Var> x) -> std::vector<Var> {
+    const Var early = Affine(x[0], 1.5, 0);
+    const Var again = AddMatMul(early, early, x[2]);
+    return {MatMul(early, x[1]), again, MatMul(again, x[2]), Mul(early, early)};
+  };
+  EXPECT_LT(FirstDerivativeError(f, inputs), 1e-8);
+
+  Tape tape;
+  const Var x = tape.Leaf(inputs[0]), w = tape.Leaf(inputs[1]);
+  const Var early = Affine(x, 2, 0), y = MatMul(early, w);
+  const Var outputs[] = {y, early}, wrt[] = {early, x};
+  const Tensor seeds[] = {Tensor::Full(y.shape(), 1, DType::kF64), Uniform({2, 3, 4}, 4)};
+  const std::vector<double> seed = seeds[1].ToDoubles();
+  const std::vector<Tensor> gradients = tape.Gradient(outputs, seeds, wrt);
+  const Var ones(Tensor::Full(y.shape(), 1, DType::kF64));
+  const std::vector<double> product = MatMul(ones, Transpose(Var(inputs[1]))).value().ToDoubles();
+  const std::vector<double> got = gradients[0].ToDoubles(), back = gradients[1].ToDoubles();
+  for (size_t i = 0; i < seed.size(); ++i) {
+    EXPECT_DOUBLE_EQ(got[i], seed[i] + product[i]);
+    EXPECT_DOUBLE_EQ(back[i], 2 * got[i]);
+  }
+  EXPECT_EQ(seeds[1].ToDoubles(), seed);
+}
+
 TEST(Tape, RetainedTapesAreDifferentiatedAgain) {
   Tape tape;
   const Var x = tape.Leaf(Scalar(2));

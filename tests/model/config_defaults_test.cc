@@ -38,7 +38,7 @@ train {
   }
 }
 data { document_reset: NONE prefetch: 2 }
-execution { device: CPU precision: F32 fused: true }
+execution { device: CPU precision: F32 fused: true deterministic: true }
 parallel { zero: 1 timeout_seconds: 600 }
 )";
 

@@ -193,6 +193,7 @@ StepResult RunStep(const ModelSpec& spec, const ParameterSet& parameters,
                             .layers = spec.layers,
                             .micro_batches = micro_batches};
   RunForward(shape, runner);
+  if (options.gradients) RunBackward(shape, runner);
   result.loss = runner.LossSum();
   result.losses.resize(sequences.size());
   for (int m = 0; m < micro_batches; ++m) {
@@ -205,7 +206,6 @@ StepResult RunStep(const ModelSpec& spec, const ParameterSet& parameters,
       }
     }
   }
-  if (options.gradients) RunBackward(shape, runner);
   return result;
 }
 

@@ -50,6 +50,7 @@ void ExpectSameAsWhole(Ranks& ranks, const ModelSpec& spec, const ParameterSet& 
   const std::unique_ptr<Relay> relay = ranks.MakeRelay(shape);
   const int rank = ranks.position().sp;
   ASSERT_OK(RunForward(shape, rank, *relay, runner));
+  ASSERT_OK(RunBackward(shape, rank, *relay, runner));
   for (int m = 0; m < shape.micro_batches; ++m) {
     for (int64_t s = rank; s < shape.slices; s += shape.ranks) {
       ExpectSameOnAll(ranks.parts(), runner.Losses(m, s), "losses");
@@ -61,7 +62,6 @@ void ExpectSameAsWhole(Ranks& ranks, const ModelSpec& spec, const ParameterSet& 
       }
     }
   }
-  ASSERT_OK(RunBackward(shape, rank, *relay, runner));
   ASSERT_OK(ranks.replicas().AllReduceSum(gradients.flat()));
   for (size_t i = 0; i < gradients.size(); ++i) {
     const ParameterInfo& info = gradients.info(i);

@@ -127,12 +127,13 @@ void Products(const Tensor& a, const Layout& la, const Tensor& b, const Layout& 
 
 }  // namespace
 
-void CpuDevice::Gemm(const Tensor& a, const Tensor& b, double alpha, double beta,
+void CpuDevice::Gemm(const Tensor& a, const Tensor& b, double alpha, double beta, const Tensor& c,
                      const Tensor& out) {
   MNEMO_CHECK(a.rank() >= 2 && a.rank() == b.rank() && a.rank() == out.rank());
   MNEMO_CHECK(a.dtype() == out.dtype() && b.dtype() == out.dtype());
   MNEMO_CHECK(a.dim(-1) == b.dim(-2) && a.dim(-2) == out.dim(-2) && b.dim(-1) == out.dim(-1));
   if (out.elements() == 0) return;
+  if (beta != 0 && !c.same_view(out)) Copy(c, out);
   if (a.dim(-1) == 0) {
     if (beta == 0) return Fill(out, 0);
     return Affine(out, beta, 0, out);

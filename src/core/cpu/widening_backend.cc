@@ -15,19 +15,13 @@ Tensor Widened(const Tensor& x) {
   return once.To(DType::kF32).BroadcastTo(x.shape());
 }
 
-// Calls f(wide) to write what belongs into `out`; `kept`: f also reads what out holds.
-template <typename F>
-void Store(const Tensor& out, bool kept, F&& f) {
-  if (!Narrow(out)) return f(out);
-  const Tensor wide =
-      kept ? out.To(DType::kF32) : Tensor::Empty(out.shape(), DType::kF32, out.device());
-  f(wide);
-  Backend::For(out.device()).Copy(wide, out);
-}
-
+// Calls f(wide) to write what belongs into `out`.
 template <typename F>
 void Store(const Tensor& out, F&& f) {
-  Store(out, false, f);
+  if (!Narrow(out)) return f(out);
+  const Tensor wide = Tensor::Empty(out.shape(), DType::kF32, out.device());
+  f(wide);
+  Backend::For(out.device()).Copy(wide, out);
 }
 
 }  // namespace
@@ -61,11 +55,13 @@ void WideningBackend::Reduce(ReduceOp op, const Tensor& x, const Tensor& out) {
 }
 
 void WideningBackend::Gemm(const Tensor& a, const Tensor& b, double alpha, double beta,
-                           const Tensor& out) {
-  MNEMO_CHECK(a.dtype() == b.dtype());
+                           const Tensor& c, const Tensor& out) {
+  MNEMO_CHECK(a.dtype() == b.dtype() && c.dtype() == out.dtype());
   MNEMO_CHECK(out.dtype() == a.dtype() || (Narrow(a) && out.dtype() == DType::kF32));
-  Store(out, beta != 0,
-        [&](const Tensor& wide) { wide_.Gemm(Widened(a), Widened(b), alpha, beta, wide); });
+  Store(out, [&](const Tensor& wide) {
+    const Tensor addend = beta == 0 ? wide : c.To(wide.dtype());
+    wide_.Gemm(Widened(a), Widened(b), alpha, beta, addend, wide);
+  });
 }
 
 void WideningBackend::LinearScan(const Tensor& a, const Tensor& b, bool reverse,

@@ -131,72 +131,88 @@ std::vector<Tensor> Forward(std::span<const Tensor> inputs, const AttentionAttri
   return {output};
 }
 
-// The backward pass of one part, some queries at a time where its workspace asks for that.
+struct PartGradients {
+  Tensor q, k, v;  // k and v of the part
+};
+
+// The backward pass of one part, a piece at a time where its workspace asks for that.
 class PartBackward {
  public:
-  PartBackward(const Tensor& q, const AttentionPart& part, const Tensor& k, const Tensor& v,
-               const Tensor& o, const Tensor& stats, const Tensor& grad_o)
-      : q_(q), part_(part), k_(k), v_(v), o_(o), stats_(stats), grad_o_(grad_o) {
-    grad_q = EmptyRows(q, q.dim(2));
-    const bool deterministic = GetFusedPolicy().deterministic;
-    const int64_t rows = deterministic && part.causal
-                             ? BackwardRows(q.shape(), part.rows, kBackwardWorkspace)
-                             : q.dim(2);
-    if (rows == q.dim(2)) {
-      grad_k = EmptyRows(k, k.dim(2));
-      grad_v = EmptyRows(v, v.dim(2));
-      Run(0, rows, 0, part.rows, stats, grad_k, grad_v);
-      return;
-    }
-    RunBlocks(rows);
-  }
+  explicit PartBackward(const AttentionPart& part)
+      : part_(part), deterministic_(GetFusedPolicy().deterministic) {}
 
-  Tensor grad_q, grad_k, grad_v;  // as q, and k and v of the part
+  PartGradients operator()(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
+                           const Tensor& stats, const Tensor& grad_o) const {
+    const PartGradients to{EmptyRows(q, q.dim(2)), EmptyRows(k, k.dim(2)), EmptyRows(v, v.dim(2))};
+    const int64_t sequences = q.dim(0), heads = q.dim(1), queries = q.dim(2);
+    const BackwardPiece piece = deterministic_
+                                    ? PieceOfBackward(q.shape(), part_.rows, kBackwardWorkspace)
+                                    : BackwardPiece{sequences, heads, queries};
+    for (int64_t b = 0; b < sequences; b += piece.sequences) {
+      for (int64_t h = 0; h < heads; h += piece.heads) {
+        const auto own = [&](const Tensor& x) {
+          return x.Slice(0, b, std::min(sequences, b + piece.sequences))
+              .Slice(1, h, std::min(heads, h + piece.heads));
+        };
+        const Operands of{own(q),      own(k),    own(v),    own(o),   own(stats),
+                          own(grad_o), own(to.q), own(to.k), own(to.v)};
+        if (piece.queries == queries || !part_.causal) {
+          Run(of);
+        } else {
+          RunQueries(of, piece.queries);
+        }
+      }
+    }
+    return to;
+  }
 
  private:
-  // Queries [begin, end) against keys [first, last).
-  void Run(int64_t begin, int64_t end, int64_t first, int64_t last, const Tensor& stats,
-           const Tensor& to_k, const Tensor& to_v) {
-    const Tensor q = q_.Slice(2, begin, end), o = o_.Slice(2, begin, end);
-    const Tensor grad_o = grad_o_.Slice(2, begin, end), to_q = grad_q.Slice(2, begin, end);
-    const Tensor k = k_.Slice(2, first, last), v = v_.Slice(2, first, last);
-    SdpaShape shape = ShapeOf(q, k, v, o, part_);
-    shape.deterministic = GetFusedPolicy().deterministic;
-    shape.grad_o = StridesOf(grad_o);
-    shape.grad_q = StridesOf(to_q);
-    shape.grad_k = StridesOf(to_k);
-    shape.grad_v = StridesOf(to_v);
-    CudaScratch scratch(DeviceOf(q));
-    Graphs& graphs = GraphsOf(q.device().index);
+  struct Operands {
+    Tensor q, k, v, o, stats, grad_o;
+    Tensor grad_q, grad_k, grad_v;  // written
+  };
+
+  void Run(const Operands& of) const {
+    SdpaShape shape = ShapeOf(of.q, of.k, of.v, of.o, part_);
+    shape.deterministic = deterministic_;
+    shape.grad_o = StridesOf(of.grad_o);
+    shape.grad_q = StridesOf(of.grad_q);
+    shape.grad_k = StridesOf(of.grad_k);
+    shape.grad_v = StridesOf(of.grad_v);
+    const Tensor stats = of.stats.Contiguous();
+    CudaScratch scratch(DeviceOf(of.q));
+    Graphs& graphs = GraphsOf(of.q.device().index);
     std::lock_guard lock(graphs.mutex);
-    graphs.graphs.Backward(scratch.launch(), shape,
-                           {q.raw(), k.raw(), v.raw(), o.raw(), grad_o.raw(), stats.data<float>(),
-                            to_q.raw(), to_k.raw(), to_v.raw()});
+    graphs.graphs.Backward(
+        scratch.launch(), shape,
+        {of.q.raw(), of.k.raw(), of.v.raw(), of.o.raw(), of.grad_o.raw(), stats.data<float>(),
+         of.grad_q.raw(), of.grad_k.raw(), of.grad_v.raw()});
   }
 
-  void RunBlocks(int64_t rows) {
-    Backend& backend = Backend::For(q_.device());
-    const Tensor sum_k = Tensor::Zeros(k_.shape(), DType::kF32, k_.device());
-    const Tensor sum_v = Tensor::Zeros(v_.shape(), DType::kF32, v_.device());
-    const int64_t before = part_.rows - q_.dim(2);  // keys older than the first query
-    for (int64_t begin = 0; begin < q_.dim(2); begin += rows) {
-      const int64_t end = std::min(q_.dim(2), begin + rows);
-      const int64_t last = before + end;
+  // So many queries at a time; what keys and values get from each is added up in f32.
+  void RunQueries(const Operands& of, int64_t queries) const {
+    Backend& backend = Backend::For(of.q.device());
+    const Tensor sum_k = Tensor::Zeros(of.k.shape(), DType::kF32, of.k.device());
+    const Tensor sum_v = Tensor::Zeros(of.v.shape(), DType::kF32, of.v.device());
+    const int64_t before = part_.rows - of.q.dim(2);  // keys older than the first query
+    for (int64_t begin = 0; begin < of.q.dim(2); begin += queries) {
+      const int64_t end = std::min(of.q.dim(2), begin + queries), last = before + end;
       const int64_t first =
           part_.window > 0 ? std::max<int64_t>(0, before + begin - part_.window + 1) : 0;
-      const Tensor to_k = EmptyRows(k_, last - first), to_v = EmptyRows(v_, last - first);
-      Run(begin, end, first, last, stats_.Slice(2, begin, end).Clone(), to_k, to_v);
-      const Tensor k = sum_k.Slice(2, first, last), v = sum_v.Slice(2, first, last);
-      backend.Binary(BinaryOp::kAdd, k, to_k, k);
-      backend.Binary(BinaryOp::kAdd, v, to_v, v);
+      const auto some = [&](const Tensor& x) { return x.Slice(2, begin, end); };
+      const auto seen = [&](const Tensor& x) { return x.Slice(2, first, last); };
+      const Tensor to_k = EmptyRows(of.k, last - first), to_v = EmptyRows(of.v, last - first);
+      Run({some(of.q), seen(of.k), seen(of.v), some(of.o), some(of.stats), some(of.grad_o),
+           some(of.grad_q), to_k, to_v});
+      backend.Binary(BinaryOp::kAdd, seen(sum_k), to_k, seen(sum_k));
+      backend.Binary(BinaryOp::kAdd, seen(sum_v), to_v, seen(sum_v));
     }
-    grad_k = sum_k.To(k_.dtype());
-    grad_v = sum_v.To(v_.dtype());
+    backend.Copy(sum_k, of.grad_k);
+    backend.Copy(sum_v, of.grad_v);
   }
 
-  const Tensor& q_;
   const AttentionPart& part_;
-  const Tensor &k_, &v_, &o_, &stats_, &grad_o_;
+  const bool deterministic_;
 };
 
 // The gradient of a part's gathered keys or values, given to the runs that they came from.
@@ -224,14 +240,14 @@ std::vector<Tensor> Backward(std::span<const Tensor> inputs, const AttentionAttr
   const std::vector<AttentionPart> parts = *PlanAttention(inputs, attributes);
   for (const AttentionPart& part : parts) {
     const Tensor k = Gather(inputs, part, 0), v = Gather(inputs, part, 1);
-    const PartBackward result(q, part, k, v, saved[0], saved[1], grad_o);
+    const PartGradients result = PartBackward(part)(q, k, v, saved[0], saved[1], grad_o);
     if (gradients[0].defined()) {
-      Backend::For(q.device()).Binary(BinaryOp::kAdd, gradients[0], result.grad_q, gradients[0]);
+      Backend::For(q.device()).Binary(BinaryOp::kAdd, gradients[0], result.q, gradients[0]);
     } else {
-      gradients[0] = result.grad_q;
+      gradients[0] = result.q;
     }
-    Distribute(inputs, part, 0, result.grad_k, gradients);
-    Distribute(inputs, part, 1, result.grad_v, gradients);
+    Distribute(inputs, part, 0, result.k, gradients);
+    Distribute(inputs, part, 1, result.v, gradients);
   }
   return gradients;
 }

@@ -28,9 +28,14 @@ struct AttentionPart {
 std::optional<std::vector<AttentionPart>> PlanAttention(std::span<const Tensor> inputs,
                                                         const AttentionAttributes& attributes);
 
-// How many queries at a time the deterministic backward pass of a part takes, so that its workspace
-// stays within `limit` bytes: all of them, or a multiple of 128.
-int64_t BackwardRows(const Shape& q, int64_t keys, int64_t limit);
+// How much of q [B, H, T, f] the deterministic backward pass of a part with so many keys takes at a
+// time, so that its workspace stays within `limit` bytes: sequences, else heads of one sequence, in
+// pieces as even as can be, else queries of one head, a multiple of 128.
+struct BackwardPiece {
+  int64_t sequences, heads, queries;
+  bool operator==(const BackwardPiece&) const = default;
+};
+BackwardPiece PieceOfBackward(const Shape& q, int64_t keys, int64_t limit);
 
 // Makes attention on GPUs run through cuDNN: bf16, head dim a multiple of 8 up to 128.
 void RegisterAttention();

@@ -20,6 +20,13 @@ bool DocumentsMatter(const Tensor& q, const AttentionAttributes& attributes) {
   return false;
 }
 
+// The size of the fewest pieces of `count` that are no larger than `most`.
+int64_t EvenPiece(int64_t count, int64_t most) {
+  if (most >= count) return count;
+  const int64_t pieces = (count + most - 1) / most;
+  return (count + pieces - 1) / pieces;
+}
+
 }  // namespace
 
 std::optional<std::vector<AttentionPart>> PlanAttention(std::span<const Tensor> inputs,
@@ -54,11 +61,14 @@ std::optional<std::vector<AttentionPart>> PlanAttention(std::span<const Tensor> 
   return parts;
 }
 
-int64_t BackwardRows(const Shape& q, int64_t keys, int64_t limit) {
+BackwardPiece PieceOfBackward(const Shape& q, int64_t keys, int64_t limit) {
+  const int64_t sequences = q[0], heads = q[1], queries = q[2];
+  const int64_t row = 2 * keys;  // bytes that a query takes
+  const int64_t fit = limit / (row * queries);
+  if (fit >= heads) return {EvenPiece(sequences, fit / heads), heads, queries};
+  if (fit >= 1) return {1, EvenPiece(heads, fit), queries};
   constexpr int64_t kMultiple = 128;
-  const int64_t rows = limit / (2 * q[0] * q[1] * keys);
-  if (rows >= q[2]) return q[2];
-  return std::max(kMultiple, rows / kMultiple * kMultiple);
+  return {1, 1, std::max(kMultiple, limit / row / kMultiple * kMultiple)};
 }
 
 }  // namespace mnemo::cuda

@@ -1,7 +1,9 @@
-// Cross-entropy of a linear head on GPUs: the kernel of the fused op "cross_entropy".
+// Cross-entropy of a linear head on GPUs: the kernels of the fused ops "cross_entropy" and
+// "cross_entropy_gradient".
 //
-// Logits exist for some rows and some vocabulary entries at a time, in f32, in a buffer that the
-// second-level cache can hold; the backward pass computes them again.
+// The first has logits for some rows and some vocabulary entries at a time, in f32, in a buffer
+// that the second-level cache can hold; its backward pass computes them again. The second has them
+// once, for some rows and the whole vocabulary.
 #pragma once
 
 #include "src/core/cuda/kernels.h"
@@ -36,6 +38,23 @@ struct LogitGradientCall {
 };
 void LogitGradient(const Launch& launch, const LogitTile& tile, const LogitGradientCall& call);
 
+// Logits of some rows and the whole vocabulary.
+struct LogitRows {
+  const float* logits;  // [rows, columns], on 16 bytes
+  int64_t rows, columns;
+};
+// losses [rows] = log of the sum of exp(logit) - the target's logit, 0 where the target is
+// negative; gradient [rows, columns], bf16 or f32, of `scale` times their sum.
+struct LossGradientCall {
+  const int32_t* targets;  // [rows]
+  float scale;
+  float* losses;
+  DType dtype;
+  void* gradient;
+};
+void LossAndGradient(const Launch& launch, const LogitRows& rows, const LossGradientCall& call);
+
 void RegisterCrossEntropy();
+void RegisterCrossEntropyGradient();
 
 }  // namespace mnemo::cuda

@@ -38,7 +38,8 @@ class CudaDevice final : public Backend {
   void Binary(BinaryOp op, const Tensor& a, const Tensor& b, const Tensor& out) override;
   void Where(const Tensor& mask, const Tensor& a, const Tensor& b, const Tensor& out) override;
   void Reduce(ReduceOp op, const Tensor& x, const Tensor& out) override;
-  void Gemm(const Tensor& a, const Tensor& b, double alpha, double beta,
+  using Backend::Gemm;
+  void Gemm(const Tensor& a, const Tensor& b, double alpha, double beta, const Tensor& c,
             const Tensor& out) override;
   void LinearScan(const Tensor& a, const Tensor& b, bool reverse, const Tensor& out) override;
   void Softmax(const Tensor& x, const Tensor& out) override;

@@ -53,7 +53,7 @@ void CudaDevice::Reduce(ReduceOp op, const Tensor& x, const Tensor& out) {
   cuda::Reduce(scratch.launch(), op, ViewOf(x), ViewOf(out));
 }
 
-void CudaDevice::Gemm(const Tensor& a, const Tensor& b, double alpha, double beta,
+void CudaDevice::Gemm(const Tensor& a, const Tensor& b, double alpha, double beta, const Tensor& c,
                       const Tensor& out) {
   MNEMO_CHECK(a.rank() >= 2 && a.rank() == b.rank() && a.rank() == out.rank());
   MNEMO_CHECK(a.dtype() == b.dtype());
@@ -63,16 +63,14 @@ void CudaDevice::Gemm(const Tensor& a, const Tensor& b, double alpha, double bet
   if (out.elements() == 0) return;
   if (a.dim(-1) == 0 || alpha == 0) {
     if (beta == 0) return Fill(out, 0);
-    return Affine(out, beta, 0, out);
+    return Affine(c, beta, 0, out);
   }
-  if (out.dtype() == DType::kBF16 && beta != 0) {
-    // The library rounds the product before it adds: seen on an H200 with cuBLASLt 13.
-    const Tensor sum = out.To(DType::kF32);
-    Gemm(a, b, alpha, beta, sum);
-    return Copy(sum, out);
-  }
+  const cuda::View result = ViewOf(out);
+  const bool alike = beta != 0 && c.strides() == out.strides() && cuda::LayoutOf(result);
+  if (beta != 0 && !alike && !c.same_view(out)) Copy(c, out);
   const CudaScratch scratch(*this);
-  products_->Run(scratch.launch(), ViewOf(a), ViewOf(b), alpha, beta, ViewOf(out));
+  products_->Run(scratch.launch(), ViewOf(a), ViewOf(b), alpha, beta, alike ? c.raw() : out.raw(),
+                 result);
 }
 
 void CudaDevice::LinearScan(const Tensor& a, const Tensor& b, bool reverse, const Tensor& out) {

@@ -18,6 +18,7 @@ void RegisterFusedKernels([[maybe_unused]] int major, [[maybe_unused]] int minor
   std::call_once(once, [&] {
     RegisterLayers();
     RegisterCrossEntropy();
+    RegisterCrossEntropyGradient();
 #ifdef MNEMO_HAS_CUDNN
     RegisterAttention();
 #endif

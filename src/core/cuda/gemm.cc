@@ -94,19 +94,21 @@ struct Preference {
 
 }  // namespace
 
-// out [m, n] = alpha a [m, k] b [k, n] + beta out, `batch` times; out's rows are dense.
+// out [m, n] = alpha a [m, k] b [k, n] + beta c [m, n], `batch` times; c lies as out, whose rows
+// are dense.
 struct MatrixProducts::Product {
   DType dtype, out_dtype;
   int64_t m, n, k, batch;
   MatrixLayout a_layout, b_layout;
   int64_t out_ld;
   int64_t a_stride, b_stride, out_stride;  // between batches
-  const void *a, *b;
+  const void *a, *b, *c;
   void* out;
   double alpha, beta;
 
   int64_t a_alignment() const { return Alignment(a, Step(a_stride, dtype)); }
   int64_t b_alignment() const { return Alignment(b, Step(b_stride, dtype)); }
+  int64_t c_alignment() const { return Alignment(c, Step(out_stride, out_dtype)); }
   int64_t out_alignment() const { return Alignment(out, Step(out_stride, out_dtype)); }
 
  private:
@@ -142,13 +144,14 @@ struct MatrixProducts::Plan {
     // Parts of a long sum meet in f32 and in order, or there are none.
     preference.Set<uint32_t>(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
                              CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE);
-    const auto out_alignment = static_cast<uint32_t>(p.out_alignment());
     preference.Set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
                    static_cast<uint32_t>(p.b_alignment()));
     preference.Set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
                    static_cast<uint32_t>(p.a_alignment()));
-    preference.Set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, out_alignment);
-    preference.Set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, out_alignment);
+    preference.Set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                   static_cast<uint32_t>(p.c_alignment()));
+    preference.Set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+                   static_cast<uint32_t>(p.out_alignment()));
     constexpr int kChoices = 8;
     cublasLtMatmulHeuristicResult_t results[kChoices];
     int count = 0;
@@ -208,7 +211,7 @@ bool MatrixProducts::Multiply(const Launch& launch, const Product& p) {
                 p.a_alignment(),
                 p.b_alignment(),
                 p.out_alignment(),
-                0};
+                p.c_alignment()};
   const auto alpha = static_cast<float>(p.alpha), beta = static_cast<float>(p.beta);
   const bool wide = p.dtype == DType::kF64;
   std::lock_guard lock(mutex_);
@@ -217,7 +220,7 @@ bool MatrixProducts::Multiply(const Launch& launch, const Product& p) {
   MNEMO_CUDA(cublasLtMatmul(handle_, plan->description,
                             wide ? static_cast<const void*>(&p.alpha) : &alpha, p.b, plan->b.handle,
                             p.a, plan->a.handle, wide ? static_cast<const void*>(&p.beta) : &beta,
-                            p.out, plan->out.handle, p.out, plan->out.handle, &plan->algorithm,
+                            p.c, plan->out.handle, p.out, plan->out.handle, &plan->algorithm,
                             workspace_, kWorkspaceBytes, launch.stream));
   return true;
 }
@@ -225,7 +228,7 @@ bool MatrixProducts::Multiply(const Launch& launch, const Product& p) {
 // a and b have layouts, and out has one that is not transposed. False, before anything is
 // computed, if the library has no kernel for it.
 bool MatrixProducts::RunBatches(const Launch& launch, const View& a, const View& b, double alpha,
-                                double beta, const View& out) {
+                                double beta, const View& c, const View& out) {
   const BatchDims dims = BatchDimsOf(a, b, out);
   const int last = dims.rank - 1, axes = out.rank;
   Product product{.dtype = a.dtype,
@@ -242,6 +245,7 @@ bool MatrixProducts::RunBatches(const Launch& launch, const View& a, const View&
                   .out_stride = dims.out[last],
                   .a = nullptr,
                   .b = nullptr,
+                  .c = nullptr,
                   .out = nullptr,
                   .alpha = alpha,
                   .beta = beta};
@@ -259,6 +263,7 @@ bool MatrixProducts::RunBatches(const Launch& launch, const View& a, const View&
       product.batch = std::min(kMostBatches, count - first);
       product.a = At(a, a_at + first * product.a_stride);
       product.b = At(b, b_at + first * product.b_stride);
+      product.c = At(c, out_at + first * product.out_stride);
       product.out = At(out, out_at + first * product.out_stride);
       if (!Multiply(launch, product)) {
         MNEMO_CHECK(outer == 0 && first == 0, "a later batch of one product is refused");
@@ -271,7 +276,7 @@ bool MatrixProducts::RunBatches(const Launch& launch, const View& a, const View&
 
 // The same on copies of all three with dense, padded rows.
 void MatrixProducts::RunThroughScratch(const Launch& launch, const View& a, const View& b,
-                                       double alpha, double beta, const View& out,
+                                       double alpha, double beta, const View& c, const View& out,
                                        int64_t padding) {
   const auto copy = [&](const View& x) {
     const View dense = Dense(x, launch.scratch.Take(DenseBytes(x, padding)), padding);
@@ -279,8 +284,8 @@ void MatrixProducts::RunThroughScratch(const Launch& launch, const View& a, cons
     return dense;
   };
   const View packed = Dense(out, launch.scratch.Take(DenseBytes(out, padding)), padding);
-  if (beta != 0) Copy(launch, out, packed);
-  if (!RunBatches(launch, copy(a), copy(b), alpha, beta, packed)) {
+  if (beta != 0) Copy(launch, c, packed);
+  if (!RunBatches(launch, copy(a), copy(b), alpha, beta, packed, packed)) {
     throw TensorError(Internal(
         "cuBLASLt {} has no kernel for a product [{}, {}] x [{}, {}] of {}, in {} batches",
         cublasLtGetVersion(), a.shape[a.rank - 2], a.shape[a.rank - 1], b.shape[b.rank - 2],
@@ -290,25 +295,27 @@ void MatrixProducts::RunThroughScratch(const Launch& launch, const View& a, cons
 }
 
 void MatrixProducts::Run(const Launch& launch, const View& a, const View& b, double alpha,
-                         double beta, const View& out) {
+                         double beta, const void* c, const View& out) {
   const auto out_layout = LayoutOf(out);
   if (out_layout && out_layout->transposed) {  // out^T = b^T a^T
-    return Run(launch, Transposed(b), Transposed(a), alpha, beta, Transposed(out));
+    return Run(launch, Transposed(b), Transposed(a), alpha, beta, c, Transposed(out));
   }
   if (!out_layout) {
     const View packed = Dense(out, launch.scratch.Take(DenseBytes(out)));
     if (beta != 0) Copy(launch, out, packed);
-    Run(launch, a, b, alpha, beta, packed);
+    Run(launch, a, b, alpha, beta, packed.data, packed);
     return Copy(launch, packed, out);
   }
   View left = LayoutOf(a) ? a : CopyOf(launch, a, kPadding);
   View right = LayoutOf(b) ? b : CopyOf(launch, b, kPadding), result = out;
   FoldBatchIntoRows(&left, &right, &result);
+  View addend = result;
+  addend.data = const_cast<void*>(c);
   if (BatchDimsOf(left, right, result).outer() > kMostLoops) {
-    return RunThroughScratch(launch, left, right, alpha, beta, result, 1);
+    return RunThroughScratch(launch, left, right, alpha, beta, addend, result, 1);
   }
-  if (!RunBatches(launch, left, right, alpha, beta, result)) {
-    RunThroughScratch(launch, left, right, alpha, beta, result, kPadding);
+  if (!RunBatches(launch, left, right, alpha, beta, addend, result)) {
+    RunThroughScratch(launch, left, right, alpha, beta, addend, result, kPadding);
   }
 }
 

@@ -29,9 +29,10 @@ class MatrixProducts {
   ~MatrixProducts();
   MatrixProducts(const MatrixProducts&) = delete;
 
-  // Backend::Gemm, with a last dim of a (k) above 0 and a non-empty out.
+  // Backend::Gemm, with a last dim of a (k) above 0 and a non-empty out. c lies as out does, and is
+  // out where out has no MatrixLayout.
   void Run(const Launch& launch, const View& a, const View& b, double alpha, double beta,
-           const View& out);
+           const void* c, const View& out);
 
  private:
   struct Product;  // one strided batch of products
@@ -39,9 +40,9 @@ class MatrixProducts {
   using Key = std::array<int64_t, 16>;
 
   void RunThroughScratch(const Launch& launch, const View& a, const View& b, double alpha,
-                         double beta, const View& out, int64_t padding);
+                         double beta, const View& c, const View& out, int64_t padding);
   bool RunBatches(const Launch& launch, const View& a, const View& b, double alpha, double beta,
-                  const View& out);
+                  const View& c, const View& out);
   bool Multiply(const Launch& launch, const Product& product);
   const Plan* Find(const Product& product, const Key& key);  // with the mutex held
 

@@ -12,9 +12,11 @@ namespace mnemo::cuda {
 // Of a shape that SupportsNorm.
 void RmsNorm(const Launch& launch, const NormShape& shape, const void* x, const float* weight,
              void* y);
-// grad_weight may be null.
+// grad_x is what `addend` holds, or nothing if it is null, and the gradient. grad_weight may be
+// null.
 void RmsNormBackward(const Launch& launch, const NormShape& shape, const void* x,
-                     const float* weight, const void* grad_y, void* grad_x, float* grad_weight);
+                     const float* weight, const void* grad_y, const void* addend, void* grad_x,
+                     float* grad_weight);
 
 // y = SiLU(a) b over `count` values, a multiple of 8.
 void SwiGlu(const Launch& launch, DType dtype, int64_t count, const void* a, const void* b,

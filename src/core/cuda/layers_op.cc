@@ -31,15 +31,20 @@ std::vector<Tensor> NormForward(std::span<const Tensor> inputs, const NormAttrib
 
 std::vector<Tensor> NormBackward(std::span<const Tensor> inputs, const NormAttributes& attributes,
                                  std::span<const Tensor>, std::span<const Tensor> gradients,
-                                 const std::vector<bool>& needs) {
+                                 const std::vector<bool>& needs, std::span<const Tensor> so_far) {
   const Tensor x = Dense(inputs[0]), weight = DenseFloats(inputs[1]);
   const Tensor grad_y = Dense(gradients[0]), grad_x = EmptyLike(x);
+  const Tensor before = so_far[0].defined() ? Dense(so_far[0]) : Tensor();
   Tensor grad_weight;
   if (needs[1]) grad_weight = EmptyLike(weight);
   CudaScratch scratch(DeviceOf(x));
   RmsNormBackward(scratch.launch(), NormShapeOf(x, attributes), x.raw(), weight.data<float>(),
-                  grad_y.raw(), grad_x.raw(), needs[1] ? grad_weight.data<float>() : nullptr);
-  return {grad_x, needs[1] ? grad_weight.To(inputs[1].dtype()) : Tensor()};
+                  grad_y.raw(), before.defined() ? before.raw() : nullptr, grad_x.raw(),
+                  needs[1] ? grad_weight.data<float>() : nullptr);
+  if (!needs[1]) return {grad_x, Tensor()};
+  const Tensor own = grad_weight.To(inputs[1].dtype());
+  if (so_far[1].defined()) Backend::For(x.device()).Binary(BinaryOp::kAdd, own, so_far[1], own);
+  return {grad_x, own};
 }
 
 std::vector<Tensor> SwiGluForward(std::span<const Tensor> inputs, const NoAttributes&,
@@ -109,8 +114,10 @@ Tensor Turn(const Tensor& x_view, const Tensor& cosines, const Tensor& sines, bo
 }  // namespace
 
 void RegisterLayers() {
-  RmsNormOp().Register(DeviceType::kCuda,
-                       {.accepts = AcceptsNorm, .forward = NormForward, .backward = NormBackward});
+  RmsNormOp().Register(DeviceType::kCuda, {.accepts = AcceptsNorm,
+                                           .forward = NormForward,
+                                           .backward = {},
+                                           .backward_onto = NormBackward});
   SwiGluOp().Register(
       DeviceType::kCuda,
       {.accepts = AcceptsSwiGlu, .forward = SwiGluForward, .backward = SwiGluGradients});

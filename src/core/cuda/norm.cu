@@ -45,6 +45,13 @@ __device__ __forceinline__ Lane Times(const Lane& a, const Lane& b) {
   return out;
 }
 
+__device__ __forceinline__ Lane Plus(const Lane& a, const Lane& b) {
+  Lane out;
+#pragma unroll
+  for (int i = 0; i < kLane; ++i) out.at[i] = a.at[i] + b.at[i];
+  return out;
+}
+
 // The grid has a multiple of width / 8 threads, so each stays with its features; whole warps are
 // in or out of range together because groups divide rows.
 template <typename T>
@@ -68,8 +75,8 @@ __global__ void __launch_bounds__(kGroupThreads)
 
 template <typename T>
 __global__ void __launch_bounds__(kGroupThreads)
-    GroupBackward(Sizes s, const T* x, const float* weight, const T* grad_y, T* grad_x,
-                  float* shares) {
+    GroupBackward(Sizes s, const T* x, const float* weight, const T* grad_y, const T* addend,
+                  T* grad_x, float* shares) {
   const int64_t vectors = s.rows * s.width / kLane, stride = gridDim.x * int64_t{kGroupThreads};
   const int lanes = static_cast<int>(s.part / kLane);
   const int64_t first = blockIdx.x * int64_t{kGroupThreads} + threadIdx.x;
@@ -78,15 +85,16 @@ __global__ void __launch_bounds__(kGroupThreads)
   for (int64_t warp = first - threadIdx.x % 32; warp < vectors; warp += stride) {
     const int64_t i = warp + threadIdx.x % 32;
     const bool here = i < vectors;
-    Lane row = {}, dy = {};
+    Lane row = {}, dy = {}, before = {};
     if (here) {
       row = LoadLane(x + i * kLane);
       dy = LoadLane(grad_y + i * kLane);
+      if (addend != nullptr) before = LoadLane(addend + i * kLane);
     }
     const float r = InverseRms(GroupSum(Dot(row, row), lanes), s);
     const float mean = GroupSum(Dot(Times(dy, w), row), lanes) / static_cast<float>(s.part);
     const Gradient gradient = GradientOf(row, w, dy, r, mean);
-    if (here) StoreLane(grad_x + i * kLane, gradient.x);
+    if (here) StoreLane(grad_x + i * kLane, Plus(before, gradient.x));
 #pragma unroll
     for (int j = 0; j < kLane; ++j) sum.at[j] += gradient.weight.at[j];
   }
@@ -102,6 +110,18 @@ __device__ __forceinline__ float BlockSum(float x, float* shared) {
   const int warps = static_cast<int>(blockDim.x) / 32;
   float sum = 0;
   for (int i = 0; i < warps; ++i) sum += shared[i];
+  return sum;
+}
+
+// Of two at once.
+__device__ __forceinline__ float2 BlockSum(float2 x, float2* shared) {
+  x = {GroupSum(x.x, 32), GroupSum(x.y, 32)};
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
+  __syncthreads();
+  const int warps = static_cast<int>(blockDim.x) / 32;
+  float2 sum = {0, 0};
+  for (int i = 0; i < warps; ++i) sum = {sum.x + shared[i].x, sum.y + shared[i].y};
   return sum;
 }
 
@@ -129,9 +149,9 @@ __global__ void __launch_bounds__(kBlockThreads)
 
 template <typename T>
 __global__ void __launch_bounds__(kBlockThreads)
-    BlockBackward(Sizes s, const T* x, const float* weight, const T* grad_y, T* grad_x,
-                  float* shares) {
-  __shared__ float shared[32];
+    BlockBackward(Sizes s, const T* x, const float* weight, const T* grad_y, const T* addend,
+                  T* grad_x, float* shares) {
+  __shared__ float2 shared[32];
   const int64_t heads = s.width / s.part;
   const bool here = threadIdx.x * kLane < s.part;
   const int64_t feature = blockIdx.x % heads * s.part + threadIdx.x * kLane;
@@ -139,15 +159,16 @@ __global__ void __launch_bounds__(kBlockThreads)
   if (here) w = LoadLane(weight + feature);
   for (int64_t p = blockIdx.x; p < s.rows * heads; p += gridDim.x) {
     const int64_t at = p / heads * s.width + feature;
-    Lane row = {}, dy = {};
+    Lane row = {}, dy = {}, before = {};
     if (here) {
       row = LoadLane(x + at);
       dy = LoadLane(grad_y + at);
+      if (addend != nullptr) before = LoadLane(addend + at);
     }
-    const float r = InverseRms(BlockSum(Dot(row, row), shared), s);
-    const float mean = BlockSum(Dot(Times(dy, w), row), shared) / static_cast<float>(s.part);
+    const float2 sums = BlockSum({Dot(row, row), Dot(Times(dy, w), row)}, shared);
+    const float r = InverseRms(sums.x, s), mean = sums.y / static_cast<float>(s.part);
     const Gradient gradient = GradientOf(row, w, dy, r, mean);
-    if (here) StoreLane(grad_x + at, gradient.x);
+    if (here) StoreLane(grad_x + at, Plus(before, gradient.x));
 #pragma unroll
     for (int j = 0; j < kLane; ++j) sum.at[j] += gradient.weight.at[j];
   }
@@ -176,7 +197,8 @@ void RmsNorm(const Launch& launch, const NormShape& shape, const void* x, const 
 }
 
 void RmsNormBackward(const Launch& launch, const NormShape& shape, const void* x,
-                     const float* weight, const void* grad_y, void* grad_x, float* grad_weight) {
+                     const float* weight, const void* grad_y, const void* addend, void* grad_x,
+                     float* grad_weight) {
   const NormGrid grid = NormGridOf(shape, launch.multiprocessors);
   float* shares = nullptr;
   if (grad_weight != nullptr) {
@@ -189,7 +211,8 @@ void RmsNormBackward(const Launch& launch, const NormShape& shape, const void* x
       const auto kernel = grid.group ? GroupBackward<T> : BlockBackward<T>;
       kernel<<<static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.threads), 0,
                launch.stream>>>(SizesOf(shape), static_cast<const T*>(x), weight,
-                                static_cast<const T*>(grad_y), static_cast<T*>(grad_x), shares);
+                                static_cast<const T*>(grad_y), static_cast<const T*>(addend),
+                                static_cast<T*>(grad_x), shares);
     });
     MNEMO_CUDA(cudaGetLastError());
   }

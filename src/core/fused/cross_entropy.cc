@@ -61,7 +61,27 @@ std::vector<Var> Compose(std::span<const Var> inputs, const CrossEntropyAttribut
 }
 
 // Listed from the start of the program, not from the first call.
-[[maybe_unused]] const FusedOpBase& registered = CrossEntropyOp();
+[[maybe_unused]] const FusedOpBase* const registered[] = {&CrossEntropyOp(),
+                                                          &CrossEntropyGradientOp()};
+
+CrossEntropyGradients Differentiate(const Tensor& x, const Tensor& head, const Tensor& targets,
+                                    int64_t tile, double scale, const VocabularyPart& part) {
+  Tape tape;
+  const Tensor head_sum = Tensor::Zeros(head.shape(), WideType(head.dtype()), head.device());
+  const Var rows = tape.Leaf(x), entries = tape.Leaf(head, head_sum);
+  const Var losses = CrossEntropy(rows, entries, targets, tile, part);
+  const Tensor seed = Tensor::Full(losses.shape(), scale, losses.dtype(), losses.device());
+  const Var wrt[] = {rows, entries};
+  return {losses.value(), tape.Gradient({&losses, 1}, {&seed, 1}, wrt)[0], head_sum};
+}
+
+std::vector<Var> ComposeGradients(std::span<const Var> inputs,
+                                  const CrossEntropyGradientAttributes& attributes) {
+  CrossEntropyGradients all =
+      Differentiate(inputs[0].value(), inputs[1].value(), attributes.targets, attributes.tile,
+                    attributes.scale, {});
+  return {Var(all.losses), Var(all.x), Var(all.head)};
+}
 
 // The same two over the heads of all peers. Each puts its sum into a column of its own, so that
 // adding up gathers them.
@@ -70,6 +90,13 @@ std::vector<Var> Combine(const std::vector<Var>& own, Peers& peers) {
   const Var mine[] = {PadSlice(own[0], 1, peers.index(), count), own[1]};
   const Var all = SumOverPeers(Concat(mine, 1), peers);
   return {LogSumExp(Slice(all, 1, 0, count)), Slice(all, 1, count, count + 1)};
+}
+
+void CheckCall(const Tensor& x, const Tensor& head, const Tensor& targets, int64_t tile) {
+  Require(x.rank() == 2 && head.rank() == 2 && x.dim(1) == head.dim(1) && tile >= 1,
+          "cross_entropy: rows {} and head {}", x.shape(), head.shape());
+  Require(targets.rank() == 1 && targets.dim(0) == x.dim(0) && targets.dtype() == DType::kI32,
+          "cross_entropy: targets {} for rows {}", targets.shape(), x.shape());
 }
 
 void CheckTargets(const Tensor& targets, int64_t vocabulary) {
@@ -88,12 +115,25 @@ FusedOp<CrossEntropyAttributes>& CrossEntropyOp() {
   return op;
 }
 
+FusedOp<CrossEntropyGradientAttributes>& CrossEntropyGradientOp() {
+  static FusedOp<CrossEntropyGradientAttributes> op("cross_entropy_gradient", &ComposeGradients);
+  return op;
+}
+
+CrossEntropyGradients CrossEntropyWithGradients(const Tensor& x, const Tensor& head,
+                                                const Tensor& targets, int64_t tile, double scale,
+                                                const VocabularyPart& part) {
+  if (part.peers != nullptr) return Differentiate(x, head, targets, tile, scale, part);
+  CheckCall(x, head, targets, tile);
+  CheckTargets(targets, head.dim(0));
+  const Var inputs[] = {Var(x), Var(head)};
+  const std::vector<Var> all = CrossEntropyGradientOp()(inputs, {targets, tile, scale});
+  return {all[0].value(), all[1].value(), all[2].value()};
+}
+
 Var CrossEntropy(const Var& x, const Var& head, const Tensor& targets, int64_t tile,
                  const VocabularyPart& part) {
-  Require(x.rank() == 2 && head.rank() == 2 && x.dim(1) == head.dim(1) && tile >= 1,
-          "cross_entropy: rows {} and head {}", x.shape(), head.shape());
-  Require(targets.rank() == 1 && targets.dim(0) == x.dim(0) && targets.dtype() == DType::kI32,
-          "cross_entropy: targets {} for rows {}", targets.shape(), x.shape());
+  CheckCall(x.value(), head.value(), targets, tile);
   const bool split = part.peers != nullptr;
   CheckTargets(targets, split ? part.vocabulary : head.dim(0));
   const Var inputs[] = {split ? SpreadToPeers(x, *part.peers) : x, head};

@@ -22,4 +22,14 @@ struct VocabularyPart {
 Var CrossEntropy(const Var& x, const Var& head, const Tensor& targets, int64_t tile,
                  const VocabularyPart& part = {});
 
+struct CrossEntropyGradients {
+  Tensor losses;   // [N, 1], as above
+  Tensor x, head;  // [N, d] in x's dtype, [V, d] of WideType
+};
+// The same losses, and the gradients of `scale` times their sum, for less than one after the other
+// where a kernel keeps logits until it has both: the fused op "cross_entropy_gradient".
+CrossEntropyGradients CrossEntropyWithGradients(const Tensor& x, const Tensor& head,
+                                                const Tensor& targets, int64_t tile, double scale,
+                                                const VocabularyPart& part = {});
+
 }  // namespace mnemo

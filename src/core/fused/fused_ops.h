@@ -49,6 +49,15 @@ struct CrossEntropyAttributes {
 // the target is not among the head's rows.
 FusedOp<CrossEntropyAttributes>& CrossEntropyOp();
 
+struct CrossEntropyGradientAttributes {
+  Tensor targets;  // i32 [N], below V; negative: masked
+  int64_t tile;
+  double scale;
+};
+// x [N, d], head [V, d], constants -> losses [N, 1] of WideType, 0 where masked; the gradients of
+// `scale` times their sum: of x [N, d], and of the head [V, d] in WideType.
+FusedOp<CrossEntropyGradientAttributes>& CrossEntropyGradientOp();
+
 struct MemoryScanAttributes {
   MemoryRule rule;
   int64_t open_count = 0;  // tokens of the open chunk that comes in

@@ -4,6 +4,7 @@
 
 #include "src/core/fused/fused_ops.h"
 #include "src/core/ops.h"
+#include "src/core/thread_pool.h"
 
 namespace mnemo {
 namespace {
@@ -129,13 +130,13 @@ RotaryTables MakeRotaryTables(const std::vector<int64_t>& positions, int64_t bat
   for (int64_t i = 0; i < half; ++i) {
     frequency[i] = std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
   }
-  for (int64_t t = 0; t < rows; ++t) {
-    for (int64_t i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(positions[t]) * frequency[i];
-      cosines[t * half + i] = std::cos(angle);
-      sines[t * half + i] = std::sin(angle);
+  ParallelFor(rows, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t at = begin * half; at < end * half; ++at) {
+      const double angle = static_cast<double>(positions[at / half]) * frequency[at % half];
+      cosines[at] = std::cos(angle);
+      sines[at] = std::sin(angle);
     }
-  }
+  });
   const Shape shape{batch, 1, rows / batch, half};
   const DType wide = WideType(dtype);
   return {Tensor::FromHost(cosines, shape, wide, device),

@@ -124,6 +124,24 @@ TEST(FusedKernels, RmsNorm) {
   }
 }
 
+// Its backward pass adds to what has flowed into x, and into the weight, so far.
+TEST(FusedKernels, RmsNormAddsToGradients) {
+  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+    for (const int64_t width : {64, 1024, 2816}) {
+      SCOPED_TRACE(fmt::format("{} {}", Name(dtype), width));
+      Compare(
+          "rms_norm",
+          [&](std::span<const Var> x) {
+            return std::vector<Var>{RmsNorm(x[0], x[1], 1, 1e-6),
+                                    RmsNorm(Affine(x[0], 1.5, 0), x[1], 1, 1e-6),
+                                    Affine(x[0], 0.5, 0)};
+          },
+          {Normal({2, 50, width}, "x", dtype), Normal({width}, "weight", DType::kF32, 0.3, 1)},
+          2 * RoundingOf(dtype), 6 * RoundingOf(dtype));
+    }
+  }
+}
+
 TEST(FusedKernels, SwiGlu) {
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
     for (const Shape& shape : {Shape{8}, Shape{3, 1000}, Shape{2, 300, 2816}}) {
@@ -212,6 +230,37 @@ TEST(FusedKernels, CrossEntropy) {
   }
 }
 
+// Vocabularies that are and are not a multiple of what a thread reads at a time; pieces of rows
+// that fill the buffer, and several of them.
+TEST(FusedKernels, CrossEntropyGradient) {
+  struct Case {
+    int64_t rows, width, vocabulary;
+  };
+  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+    for (const Case& c :
+         {Case{1, 64, 256}, Case{100, 64, 1000}, Case{300, 128, 10001}, Case{2500, 64, 5000},
+          Case{70, 64, 32776}, Case{300, 16, 1 << 20}, Case{64, 1024, 32768}}) {
+      SCOPED_TRACE(fmt::format("{} {} {}", c.rows, c.width, c.vocabulary));
+      std::vector<int32_t> targets(c.rows);
+      const RandomStream random(3, 0, "targets");
+      for (int64_t i = 0; i < c.rows; ++i) {
+        targets[i] = i % 7 == 3 ? -1 : static_cast<int32_t>(random.Below(i, c.vocabulary));
+      }
+      Compare(
+          "cross_entropy_gradient",
+          [&](std::span<const Var> x) {
+            const Tensor ids = Tensor::FromHost(targets, {c.rows}).To(x[0].device());
+            const CrossEntropyGradients all =
+                CrossEntropyWithGradients(x[0].value(), x[1].value(), ids, 8192, 0.5);
+            return std::vector<Var>{Var(all.losses), Var(all.x), Var(all.head)};
+          },
+          {Normal({c.rows, c.width}, "x", dtype),
+           Normal({c.vocabulary, c.width}, "head", dtype, 0.1)},
+          4 * RoundingOf(dtype), 0);
+    }
+  }
+}
+
 // bf16 probabilities inside, and outputs: a few roundings.
 void CompareAttention(const Function& f, const std::vector<Values>& inputs) {
   Compare("attention", f, inputs, 6e-3, 1.2e-2);
@@ -266,8 +315,6 @@ TEST(FusedKernels, AttentionOfASegment) {
        Normal({kBatch, kHeads, kRows, f}, "v")});
 }
 
-// `resets`: flags of the chunks [batch, chunks], or empty.
-// `resets`: flags of the chunks [batch, chunks], or empty.
 // `resets`: flags of the chunks [batch, chunks], or empty.
 void CompareMemory(const MemoryRule& rule, int64_t batch, int64_t heads, int64_t tokens,
                    const std::vector<double>& resets = {}) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "tests/core/cuda/gpu_case.h"
 
@@ -79,8 +80,10 @@ struct Lays {
   Lay a = Lay::kRows, b = Lay::kRows, out = Lay::kRows;
 };
 
-// alpha a b + beta out on the GPU, laid out so, against f64 on the CPU; twice, for equal bits.
-void CheckProduct(const Sizes& s, const Lays& lays, double beta, const Types& types) {
+// alpha a b + beta c on the GPU, laid out so, against f64 on the CPU; twice, for equal bits. c is
+// out itself, or a tensor `apart` that lies as out or, with false, densely.
+void CheckProduct(const Sizes& s, const Lays& lays, double beta, const Types& types,
+                  std::optional<bool> apart = std::nullopt) {
   SCOPED_TRACE(fmt::format("{} of [{}, {}] x [{}], {} -> {}, layouts {} {} {}, beta {}",
                            ToString(s.batch), s.m, s.k, s.n, Name(types.in), Name(types.out),
                            static_cast<int>(lays.a), static_cast<int>(lays.b),
@@ -96,17 +99,28 @@ void CheckProduct(const Sizes& s, const Lays& lays, double beta, const Types& ty
         beta == 0 ? Tensor::Full(start.shape(), NAN, out_type) : start.Clone().To(out_type);
     const Tensor out = LayOut(first.To(device), lays.out);
     if (device == kGpu) PoisonFreeMemory();
-    Backend::For(device).Gemm(left, right, kAlpha, beta, out);
-    return out;
+    if (!apart) {
+      Backend::For(device).Gemm(left, right, kAlpha, beta, out);
+      return out;
+    }
+    const Tensor c = *apart ? out : first.To(device);
+    const Tensor result = LayOut(Tensor::Full(start.shape(), NAN, out_type).To(device), lays.out);
+    Backend::For(device).Gemm(left, right, kAlpha, beta, c, result);
+    EXPECT_EQ(c.ToDoubles(), first.ToDoubles());
+    return result;
   };
   const Tensor got = run(kGpu, types.in, types.out), want = run({}, DType::kF64, DType::kF64);
   // Sums of k products of values in [-1, 1), 1/4 each in the mean.
   const auto k = static_cast<double>(s.k);
   const DType computed = types.in == DType::kF64 ? DType::kF64 : DType::kF32;
+  const double scale = 1 + k / 4;
+  const double unit = types.out == DType::kBF16 ? 1.001 * UnitRoundoff(DType::kBF16) : 0;
+  // A product, within six standard deviations, may be rounded before c is added.
+  const double rounded = beta == 0 ? 0 : unit * 2 * std::sqrt(k) * kAlpha / scale;
   ExpectClose(got, want,
-              {.relative = types.out == DType::kBF16 ? 1.001 * UnitRoundoff(DType::kBF16) : 0,
-               .absolute = (8 + 2 * std::sqrt(k)) * UnitRoundoff(computed),
-               .scale = 1 + k / 4},
+              {.relative = unit,
+               .absolute = (8 + 2 * std::sqrt(k)) * UnitRoundoff(computed) + rounded,
+               .scale = scale},
               "product");
   EXPECT_TRUE(got.ToDoubles() == run(kGpu, types.in, types.out).ToDoubles()) << "two runs differ";
 }
@@ -121,6 +135,18 @@ TEST(CudaGemm, EveryLayoutOfEveryOperand) {
           CheckProduct({{3}, 17, 33, 40}, {a, b, out}, beta, types);
           CheckProduct({{}, 64, 128, 256}, {a, b, out}, beta, types);
         }
+      }
+    }
+  }
+}
+
+TEST(CudaGemm, AddendsApart) {
+  for (const Types& types : kTypes) {
+    for (const Lay out : {Lay::kRows, Lay::kColumns, Lay::kOdd, Lay::kApart}) {
+      for (const bool alike : {false, true}) {
+        CheckProduct({{3}, 17, 33, 40}, {Lay::kRows, Lay::kRows, out}, 0.5, types, alike);
+        CheckProduct({{}, 64, 128, 256}, {Lay::kRows, Lay::kColumns, out}, 1, types, alike);
+        CheckProduct({{6}, 17, 24, 40}, {Lay::kRows, Lay::kOneForAll, out}, 1, types, alike);
       }
     }
   }
