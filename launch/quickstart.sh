@@ -110,9 +110,10 @@ main() {
   say "the same curve as a picture: $run/loss.svg"
   say "took $SECONDS s after building"
   [[ -n "$first" && -n "$held_out" ]] || die "no loss in $run/metrics.jsonl or $run/eval.txt"
-  awk -v a="$first" -v b="$held_out" 'BEGIN { exit !(b < a) }' ||
+  # Other locales have a decimal comma.
+  LC_ALL=C awk -v a="$first" -v b="$held_out" 'BEGIN { exit !(b < a) }' ||
     die "the loss did not fall: $first -> $held_out"
-  say "ok loss $first -> $held_out"
+  say "ok loss $(LC_ALL=C printf '%.4f -> %.4f' "$first" "$held_out")"
 }
 
 main "$@"

@@ -61,6 +61,24 @@ done
 expect_error "install the package sentencepiece" \
   env PATH="$scratch" "$BASH" "$root/tests/bench/data/prepare_benchmark.sh" mnemo
 
+# A machine that lacks two packages, and notes what is asked of its package manager.
+mkdir "$scratch/bin"
+cat >"$scratch/bin/dpkg-query" <<'END'
+#!/usr/bin/env bash
+[[ "${*: -1}" != ninja-build && "${*: -1}" != libhdf5-dev ]] && printf 'install ok installed'
+END
+printf '#!/usr/bin/env bash\nprintf "%%s\\n" "$*" >>"%s"\n' "$scratch/apt" >"$scratch/bin/apt-get"
+printf '#!/usr/bin/env bash\nexec "$@"\n' >"$scratch/bin/sudo"
+chmod +x "$scratch"/bin/*
+expect_error "apt-get install --no-install-recommends ninja-build libhdf5-dev" \
+  env PATH="$scratch/bin:$PATH" "$root/launch/install.sh" --no-install
+[[ ! -e "$scratch/apt" ]] || die "--no-install installs"
+PATH="$scratch/bin:$PATH" "$root/launch/install.sh" >"$scratch/said"
+[[ "$(head -n 1 "$scratch/said")" == "install: installing: ninja-build libhdf5-dev" ]] ||
+  die "install.sh does not say first what it installs: $(cat "$scratch/said")"
+want="install -q -y --no-install-recommends ninja-build libhdf5-dev"
+[[ "$(tail -n 1 "$scratch/apt")" == "$want" ]] || die "install.sh asks for: $(cat "$scratch/apt")"
+
 # The recall study with a program that trains nothing: it writes a result with the report of two
 # steps, and notes how it was called.
 cat >"$scratch/mnemo" <<'END'
