@@ -18,12 +18,15 @@
 // errors to stderr.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <functional>
 #include <span>
 #include <string_view>
 
 #include "absl/status/status.h"
+
+namespace CLI {
+class App;
+}
 
 namespace mnemo {
 

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <chrono>
 #include <cmath>
 #include <memory>
@@ -26,7 +27,7 @@ struct EvalOptions {
   bool json = false;
 };
 
-struct Report {
+struct EvalReport {
   EvaluationResult result;
   int64_t bytes = 0;  // of the text that was predicted; 0: unknown
   double seconds = 0;
@@ -77,7 +78,7 @@ absl::StatusOr<std::unique_ptr<EvaluationStream>> OpenHeldOut(const EvalOptions&
   return EvaluationStream::Create(std::move(stream), length);
 }
 
-void PrintText(const Report& report) {
+void PrintText(const EvalReport& report) {
   const EvaluationResult& result = report.result;
   fmt::print("loss {:.4f} nats a token, perplexity {:.3f}", result.loss(), report.perplexity());
   if (report.bytes > 0) fmt::print(", {:.4f} bits per byte", report.bits_per_byte());
@@ -90,7 +91,7 @@ void PrintText(const Report& report) {
   }
 }
 
-void PrintJson(const Report& report) {
+void PrintJson(const EvalReport& report) {
   const EvaluationResult& result = report.result;
   nlohmann::ordered_json json = {{"loss", result.loss()},
                                  {"perplexity", report.perplexity()},
@@ -120,8 +121,8 @@ absl::Status CheckSlice(int64_t slice, const EvaluationStream& stream) {
       slice, alignment, (slice + alignment - 1) / alignment * alignment);
 }
 
-absl::StatusOr<Report> RunEvaluation(const EvalOptions& options, const SavedModel& model,
-                                     const EvaluationStream& stream) {
+absl::StatusOr<EvalReport> RunEvaluation(const EvalOptions& options, const SavedModel& model,
+                                         const EvaluationStream& stream) {
   EvaluationOptions evaluation;
   evaluation.slice = options.slice > 0 ? options.slice : model.config.train().slice();
   evaluation.max_positions = options.max_tokens;
@@ -134,7 +135,7 @@ absl::StatusOr<Report> RunEvaluation(const EvalOptions& options, const SavedMode
                            LossFileWriter::Create(fs, options.per_token_loss,
                                                   SequenceOffsets(stream, options.max_tokens)));
   }
-  Report report;
+  EvalReport report;
   // One byte is one token here, but for the separators.
   const bool count_bytes = model.tokenizer->kind() == kBytesTokenizer;
   const int32_t separator = model.tokenizer->separator();
@@ -157,7 +158,7 @@ absl::Status Eval(const EvalOptions& options) {
                          LoadModel(FileSystem::Posix(), options.model, options.overrides));
   ApplyExecution(model.config.execution());
   MNEMO_ASSIGN_OR_RETURN(const auto stream, OpenHeldOut(options, model));
-  MNEMO_ASSIGN_OR_RETURN(const Report report, RunEvaluation(options, model, *stream));
+  MNEMO_ASSIGN_OR_RETURN(const EvalReport report, RunEvaluation(options, model, *stream));
   options.json ? PrintJson(report) : PrintText(report);
   return absl::OkStatus();
 }

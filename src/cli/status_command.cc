@@ -3,6 +3,7 @@
 #include <google/protobuf/util/json_util.h>
 #include <unistd.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <memory>
 #include <optional>
@@ -42,7 +43,7 @@ std::string ProgressText(const v1::JobStatus& status) {
                      Bar(status.step(), status.steps()), FormatProgress(progress));
 }
 
-std::string Json(const google::protobuf::Message& message) {
+std::string ToJson(const google::protobuf::Message& message) {
   google::protobuf::util::JsonPrintOptions print;
   print.always_print_primitive_fields = true;
   print.preserve_proto_field_names = true;
@@ -90,7 +91,7 @@ absl::Status WatchJob(const JobClient& client, bool json) {
   const absl::Status watched = client.Watch(1, [&](const v1::JobUpdate& update) {
     last = update.status();
     if (json) {
-      fmt::print("{}\n", Json(update));
+      fmt::print("{}\n", ToJson(update));
       std::fflush(stdout);
     } else {
       line.Show(ProgressText(last), ProgressLine::Now(),
@@ -110,7 +111,7 @@ absl::Status ShowStatus(const StatusOptions& options) {
   const auto status = client->GetStatus();
   if (!status.ok()) return WithoutCoordinator(options.run, status.status());
   if (options.json) {
-    fmt::print("{}\n", Json(*status));
+    fmt::print("{}\n", ToJson(*status));
     return absl::OkStatus();
   }
   MNEMO_ASSIGN_OR_RETURN(const v1::ListWorkersResponse workers, client->ListWorkers());

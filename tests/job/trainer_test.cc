@@ -124,6 +124,24 @@ TEST(TrainerTest, ReportsTheStep) {
   const double eta = gates.eta_max() / 2;
   EXPECT_NEAR(outcome.steps[0].layers(0).eta(), eta, 1e-6);
   EXPECT_NEAR(outcome.steps[0].layers(0).theta(), gates.theta_max() / 2 * (1 - eta), 1e-6);
+  // Two heads: the first and the last alpha.
+  EXPECT_NEAR(outcome.steps[0].layers(0).alpha(), (gates.alpha_first() + gates.alpha_last()) / 2,
+              1e-9);
+}
+
+// One a token and head, and once, though the pass runs again for its gradients.
+TEST(TrainerTest, CountsTheInnerGradientsAboveTheClamp) {
+  v1::RunConfig config = TinyRun(v1::MAC);
+  config.mutable_train()->set_accumulation(2);
+  config.mutable_train()->set_rematerialize(v1::SLICES);
+  for (const auto& [clamp, hits] : {std::pair(1e-6, 2 * 24 * 2), {1e6, 0}}) {
+    config.mutable_model()->mutable_memory()->set_clamp(clamp);
+    const Outcome outcome = Train(Effective(config), 1);
+    ASSERT_EQ(outcome.steps[0].layers_size(), 2);
+    for (const v1::LayerMetrics& layer : outcome.steps[0].layers()) {
+      EXPECT_EQ(layer.clamp_hits(), hits) << clamp;
+    }
+  }
 }
 
 TEST(TrainerTest, TheFirstLossIsNearUniform) {

@@ -93,20 +93,4 @@ Matrix LmmMixer(const BlockOptions& options, const BlockWeights& weights, const 
   return Linear(GatedMemory(options, weights, x), weights.wo);
 }
 
-BlockOptions TttLinearOptions(int heads, int f) {
-  BlockOptions options;
-  options.heads = heads;
-  options.rule.momentum = false;
-  options.rule.forgetting = Forgetting::kOff;
-  options.theta_max = 1.0 / f;
-  options.qk_l2_norm = false;
-  return options;  // chunk 16, layer norm and residual as MemoryRule has them
-}
-
-BlockOptions TttMlpOptions(int heads, int f) {
-  BlockOptions options = TttLinearOptions(heads, f);
-  options.theta_max = 0.1 / f;
-  return options;
-}
-
 }  // namespace mnemo::reference

@@ -32,9 +32,4 @@ Matrix GatedMemory(const BlockOptions& options, const BlockWeights& weights, con
 // x [T, d] is normalised already.
 Matrix LmmMixer(const BlockOptions& options, const BlockWeights& weights, const Matrix& x);
 
-// TTT-Linear and TTT-MLP are LMM with these options; their memories have biases and depth 1 or 2.
-// theta_max is 1 / f and 0.1 / f. The row scale is on where the heads have row_scale.
-BlockOptions TttLinearOptions(int heads, int f);
-BlockOptions TttMlpOptions(int heads, int f);
-
 }  // namespace mnemo::reference
