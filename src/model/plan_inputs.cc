@@ -2,17 +2,15 @@
 
 #include <algorithm>
 
-#include "src/core/counting_backend.h"
 #include "src/core/cpu/caching_allocator.h"
 #include "src/core/peers.h"
-#include "src/core/planned_fused_policy.h"
 #include "src/model/carry.h"
+#include "src/model/counted_step.h"
 #include "src/model/door.h"
 #include "src/model/execution.h"
 #include "src/model/flops.h"
 #include "src/model/parameters.h"
 #include "src/model/tensor_split.h"
-#include "src/model/unit_runner.h"
 #include "src/parallel/communicator.h"
 
 namespace mnemo {
@@ -23,92 +21,6 @@ constexpr int64_t kCacheLimit = CachingAllocator::kDefaultCacheLimit;
 // 45 to 53 MiB, measured with the libraries of Debian 12.
 constexpr int64_t kProcessBytes = int64_t{48} << 20;
 
-// Slices of tokens that are not there.
-class CountedTokens : public TokenSource {
- public:
-  CountedTokens(const v1::RunConfig& config, const ModelSpec& spec, DType dtype, Device device)
-      : train_(config.train()),
-        documents_(config.data().document_reset() == v1::CHUNK),
-        spec_(spec),
-        dtype_(dtype),
-        device_(device) {}
-
-  SliceTokens Get(int, int64_t slice) override {
-    const int64_t batch = train_.sequences();
-    SliceTokens result;
-    SliceContext& context = result.context;
-    context.position = slice * train_.slice();
-    context.length = std::min(train_.slice(), train_.sequence_length() - context.position);
-    const int64_t rows = batch * context.length;
-    result.tokens = Tensor::Zeros({rows}, DType::kI32, device_);
-    result.targets = Tensor::Zeros({rows}, DType::kI32, device_);
-    if (documents_) {
-      context.starts.assign(rows, 0);
-      const int64_t group = spec_.has_memory() ? spec_.rule.chunk : 1;
-      context.resets =
-          Tensor::Zeros({batch, (context.length + group - 1) / group}, WideType(dtype_), device_);
-    }
-    return result;
-  }
-
- private:
-  const v1::TrainConfig& train_;
-  bool documents_;
-  const ModelSpec& spec_;
-  DType dtype_;
-  Device device_;
-};
-
-// Runs a step of few layers and slices, one micro-batch, on the device that only counts.
-class CountedStep {
- public:
-  CountedStep(const v1::RunConfig& config, const ModelSpec& spec) : config_(config), spec_(spec) {}
-
-  struct Bytes {
-    int64_t kept = 0;  // between the forward and the backward pass
-    int64_t peak = 0;
-    int64_t held = 0;  // by the CPU's allocator, at the end
-  };
-  // Beyond the parameters and their gradients.
-  Bytes Run(int layers, int64_t slices) const {
-    ResetCountedHeldBytes();
-    ModelSpec spec = spec_;
-    spec.layers = layers;
-    const v1::TrainConfig& train = config_.train();
-    const DType dtype = ComputeDType(config_.execution());
-    const Device device =
-        ComputeDevice(config_.execution()) == Device() ? kCountingCpu : kCountingGpu;
-    // The run itself says what a strict policy refuses.
-    const PlannedFusedPolicy planned({.enabled = config_.execution().fused(),
-                                      .strict = false,
-                                      .deterministic = config_.execution().deterministic()});
-    ParameterSet parameters = ParameterSet::Zeros(spec, WideType(dtype), device);
-    parameters.AddComputeCopies(dtype);
-    ParameterSet gradients = ParameterSet::Zeros(spec, WideType(dtype), device);
-    CountedTokens tokens(config_, spec, dtype, device);
-    WavefrontOptions options;
-    options.batch = train.sequences();
-    options.rematerialization = RematerializationOf(train.rematerialize());
-    options.vocabulary_tile = train.vocabulary_tile();
-    ScheduleShape shape;
-    shape.slices = slices;
-    shape.layers = layers;
-    Backend& backend = CountingBackend(device);
-    const int64_t before = backend.Memory().current_bytes;
-    backend.ResetPeakMemory();
-    const int64_t held = CountedHeldBytes();
-    UnitRunner runner(spec, parameters, tokens, layers, options, &gradients);
-    RunForward(shape, runner);
-    const int64_t kept = backend.Memory().current_bytes - before;
-    RunBackward(shape, runner);
-    return {kept, backend.Memory().peak_bytes - before, CountedHeldBytes() - held};
-  }
-
- private:
-  const v1::RunConfig& config_;
-  const ModelSpec& spec_;
-};
-
 // Slices after which a carry no longer grows: the window is full.
 int64_t SteadySlices(const ModelSpec& spec, const v1::TrainConfig& train) {
   const int64_t slices = (train.sequence_length() + train.slice() - 1) / train.slice();
@@ -118,9 +30,11 @@ int64_t SteadySlices(const ModelSpec& spec, const v1::TrainConfig& train) {
 
 // One layer tells the work space; two layers and one slice more tell the tapes apart.
 void FillUnitSizes(const v1::RunConfig& config, const ModelSpec& spec, PlanInputs& in) {
-  const CountedStep step(config, spec);
+  const auto count = [&](int layers, int64_t slices) {
+    return CountStep(config, spec, layers, slices);
+  };
   const int64_t slices = SteadySlices(spec, config.train());
-  const CountedStep::Bytes one = step.Run(1, slices);
+  const CountedBytes one = count(1, slices);
   int64_t in_hand = one.kept;
   if (in.rematerialize == v1::SLICES) in_hand += 2 * in.input_bytes;  // the layer's, the head's
   in.workspace_bytes = std::max<int64_t>(0, one.peak - in_hand);
@@ -129,9 +43,9 @@ void FillUnitSizes(const v1::RunConfig& config, const ModelSpec& spec, PlanInput
     in.cache_bytes = std::clamp<int64_t>(one.held - one.peak, 0, kCacheLimit);
   }
   if (in.rematerialize != v1::KEEP_ALL) return;
-  const int64_t two = step.Run(2, slices).kept;
-  const int64_t one_less = slices > 1 ? step.Run(1, slices - 1).kept : 0;
-  const int64_t two_less = slices > 1 ? step.Run(2, slices - 1).kept : 0;
+  const int64_t two = count(2, slices).kept;
+  const int64_t one_less = slices > 1 ? count(1, slices - 1).kept : 0;
+  const int64_t two_less = slices > 1 ? count(2, slices - 1).kept : 0;
   in.unit_tape_bytes = (two - two_less) - (one.kept - one_less);
   in.head_tape_bytes = one.kept - one_less - in.unit_tape_bytes;
 }
@@ -165,7 +79,7 @@ absl::StatusOr<PlanInputs> MakePlanInputs(const v1::RunConfig& config) {
   MNEMO_RETURN_IF_ERROR(CheckTensorSplit(whole, tp));
   // The first rank of the tp axis holds no less than the others.
   CountedPeers peers(tp);
-  const ModelSpec spec = SplitSpec(whole, {tp, 0, &peers});
+  const ModelSpec spec = SplitSpec(whole, {tp, 0, tp > 1 ? &peers : nullptr});
   const v1::TrainConfig& train = config.train();
   const DType dtype = ComputeDType(config.execution());
   const int64_t size = SizeOf(dtype), wide = SizeOf(WideType(dtype));

@@ -149,7 +149,7 @@ std::vector<Tensor> UnitRunner::Forward(const Unit& unit, std::vector<Tensor> ca
   std::vector<Tensor> carry_out;
   for (const Var& part : call->carry_out) {
     const Tensor& value = part.value();
-    carry_out.push_back(value.fills_storage() ? value : value.Contiguous());
+    carry_out.push_back(value.fills_storage() ? value : value.Clone());
   }
   if (keeps(Rematerialization::kUnits)) slice.inputs[unit.layer] = slice.x;
   if (gradients_ != nullptr) slice.carries[unit.layer] = std::move(carry);

@@ -2,8 +2,12 @@
 // compositions would.
 #include <gtest/gtest.h>
 
+#include <string>
+#include <tuple>
+
 #include "src/core/fused_op.h"
 #include "src/model/config_check.h"
+#include "src/model/counted_step.h"
 #include "src/model/plan_inputs.h"
 
 namespace mnemo {
@@ -80,6 +84,52 @@ TEST(GpuPlan, DoesNotDependOnTheProcess) {
   EXPECT_EQ(Plan(Transformer()).SerializeAsString(), before);
   SetFusedPolicy({});
 }
+
+// Many slices, whose carries outlive them.
+v1::RunConfig ManySlices(v1::Block block, v1::Rematerialize policy, int sequences) {
+  v1::RunConfig config;
+  v1::ModelConfig& model = *config.mutable_model();
+  model.set_block(block);
+  model.set_layers(4);
+  model.set_width(512);
+  model.set_heads(8);
+  model.set_vocabulary(16384);
+  if (block == v1::MAC) model.mutable_attention()->set_segment(1024);
+  if (block != v1::MAC && block != v1::LMM) model.mutable_attention()->set_window(512);
+  v1::TrainConfig& train = *config.mutable_train();
+  train.set_steps(1);
+  train.set_sequences(sequences);
+  train.set_sequence_length(8192);
+  train.set_slice(1024);
+  train.set_rematerialize(policy);
+  train.mutable_optimizer()->set_learning_rate(1e-3);
+  config.mutable_execution()->set_device(v1::CUDA);
+  return EffectiveConfig(config, "test").value();
+}
+
+class GpuPlanStep : public testing::TestWithParam<std::tuple<v1::Block, v1::Rematerialize, int>> {};
+
+// The plan is made from one or two layers and few slices; here all of them run, as the trainer
+// runs them.
+TEST_P(GpuPlanStep, IsWithinFivePercentOfAllLayersAndSlices) {
+  const auto [block, policy, sequences] = GetParam();
+  const v1::RunConfig config = ManySlices(block, policy, sequences);
+  const CountedBytes whole = CountStep(config, MakeSpec(config.model()), 4, 8);
+  const v1::MemoryEstimate plan = Plan(config);
+  const int64_t planned = plan.kept_inputs() + plan.carries() + plan.tapes() + plan.workspace();
+  EXPECT_NEAR(static_cast<double>(planned) / static_cast<double>(whole.peak), 1, 0.05)
+      << plan.DebugString();
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, GpuPlanStep,
+    testing::Combine(testing::Values(v1::LMM, v1::MAC, v1::MAG, v1::MAL, v1::TRANSFORMER),
+                     testing::Values(v1::KEEP_ALL, v1::UNITS, v1::SLICES), testing::Values(1, 2)),
+    [](const auto& info) {
+      return v1::Block_Name(std::get<0>(info.param)) + "_" +
+             v1::Rematerialize_Name(std::get<1>(info.param)) + "_" +
+             std::to_string(std::get<2>(info.param));
+    });
 
 }  // namespace
 }  // namespace mnemo
