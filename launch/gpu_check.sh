@@ -15,7 +15,7 @@
 #                   ops_bench  every op beside what the GPU gives at most; ops_bench.svg
 #                   recall     the cells of launch/recall_study.sh
 #                   sanitizer  a part of ops under compute-sanitizer's memcheck
-#                   race       the kernels that share memory of a block under its racecheck
+#                   race       our kernels that share memory of a block under its racecheck
 #
 # Each stage takes less than 8 minutes. speed and recall may need more than one call: what they have
 # done is kept in DIR (speed.part, recall.part), and they go on from there. In the environment: PYTHON, the Python that has
@@ -161,9 +161,12 @@ need_sanitizer() {
 
 # sanitized TOOL NAME FILTER PROGRAM
 sanitized() {
+  local options=(--tool "$1" --error-exitcode 1 --print-limit 20)
+  # It does not follow the barriers of cuBLAS's kernels, and takes minutes for one.
+  [[ "$1" == racecheck ]] && options+=(--kernel-name kernel_substring=mnemo)
   # Every kernel that is loaded is instrumented: only those that are used, then.
-  run "$2" env CUDA_MODULE_LOADING=LAZY "$sanitizer" --tool "$1" --error-exitcode 1 \
-    --print-limit 20 "$(program "$4")" --gtest_filter="$3"
+  run "$2" env CUDA_MODULE_LOADING=LAZY "$sanitizer" "${options[@]}" "$(program "$4")" \
+    --gtest_filter="$3"
 }
 
 stage_sanitizer() {
