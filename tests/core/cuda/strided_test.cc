@@ -136,7 +136,7 @@ TEST(Strided, MergesWhatIsDenseInEveryOperand) {
 }
 
 TEST(Strided, PacksNeedAlignmentEverywhere) {
-  alignas(16) float data[8];
+  alignas(16) const float data[8] = {};
   auto packs = [&](int64_t row_stride, int64_t column_stride, const float* start) {
     const View view = Matrix(3, 8, row_stride, column_stride);
     const View* const views[] = {&view};
