@@ -84,10 +84,9 @@ void RemoveSuperseded(FileSystem& fs, const std::string& checkpoints,
 
 absl::StatusOr<std::string> BeginCheckpoint(FileSystem& fs, const std::string& checkpoints,
                                             int64_t step) {
-  if (!fs.Exists(checkpoints)) {
-    MNEMO_RETURN_IF_ERROR(fs.MakeDirectories(checkpoints));
-    MNEMO_RETURN_IF_ERROR(fs.SyncDirectory(Parent(checkpoints)));
-  }
+  if (!fs.Exists(checkpoints)) MNEMO_RETURN_IF_ERROR(fs.MakeDirectories(checkpoints));
+  // Though it was there: whoever made it may have failed, or died, before its name was durable.
+  MNEMO_RETURN_IF_ERROR(fs.SyncDirectory(Parent(checkpoints)));
   MNEMO_RETURN_IF_ERROR(RemoveLeftovers(fs, checkpoints));
   CheckpointName name{step, 1, true};
   std::vector<std::string> names;

@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "src/core/host.h"
+#include "tests/ckpt/faulty_file_system.h"
 #include "tests/data/data_test_util.h"
 
 namespace mnemo {
@@ -33,6 +34,15 @@ TEST_F(RunDirectoryTest, IsMadeAndHoldsTheConfiguration) {
   ASSERT_OK(run->WriteConfig("steps: 3\n"));
   EXPECT_EQ(ReadText(path_ + "/config.textproto"), "steps: 3\n");
   EXPECT_EQ(run->model_path(), path_ + "/model");
+}
+
+TEST_F(RunDirectoryTest, ItsNameIsMadeDurable) {
+  for (const char* end : {"", "/"}) {
+    FaultyFileSystem log(FaultyFileSystem::Fault::kNone, 0);
+    ASSERT_OK(RunDirectory::Open(log, path_ + end));
+    EXPECT_THAT(log.log(), ::testing::ElementsAre("mkdir " + path_ + end,
+                                                  "sync directory " + (directory_ / "runs")));
+  }
 }
 
 TEST_F(RunDirectoryTest, DiscardsTheRunAndNothingElse) {
