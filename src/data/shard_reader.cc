@@ -24,6 +24,12 @@ absl::StatusOr<Digest> ParseDigest(const std::string& hex) {
   return DataLoss("'{}' is not a digest", hex);
 }
 
+// -1 if it cannot be found.
+int64_t SizeOfFile(const std::string& path) {
+  std::error_code error;
+  return static_cast<int64_t>(std::filesystem::file_size(path, error));
+}
+
 // Reads attributes until one fails, then keeps that failure.
 class Attributes {
  public:
@@ -88,8 +94,7 @@ absl::Status ShardReader::ReadHeader(const Hdf5File& file) {
   header_digest_ = attributes.Hash("header_digest");
   MNEMO_RETURN_IF_ERROR(attributes.status());
   // Numbers that cannot be right would otherwise turn into absurd allocations below.
-  std::error_code error;
-  const int64_t size = static_cast<int64_t>(std::filesystem::file_size(path_, error));
+  const int64_t size = SizeOfFile(path_);
   if (block_bytes != kShardBlockBytes || header_.tokenizer.vocabulary < 1 ||
       header_.tokenizer.vocabulary > INT32_MAX || header_.tokens > size ||
       header_.documents > size || header_.tokenizer.separator < 0 ||
@@ -234,6 +239,11 @@ absl::StatusOr<std::string> ShardReader::ReadTokenizerModel() {
   {
     MNEMO_ASSIGN_OR_RETURN(Hdf5Dataset dataset,
                            file_->OpenDataset("tokenizer_model", Hdf5Type::kUint8, 1));
+    // A dataset may be declared that was never written: of any size, in a small file.
+    if (dataset.rows() > SizeOfFile(path_)) {
+      return DataLoss("{}: the tokenizer's model cannot have {} bytes; {}", path_, dataset.rows(),
+                      kRepair);
+    }
     model.resize(static_cast<size_t>(dataset.rows()));
     MNEMO_RETURN_IF_ERROR(dataset.Read(0, dataset.rows(), model.data()));
   }
