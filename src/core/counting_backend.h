@@ -13,9 +13,9 @@ inline constexpr Device kCountingDevice{kCountingDeviceType, 0};
 // The same, with the copies that the CPU takes for bf16 (cpu/widening_backend.h).
 inline constexpr Device kCountingCpu{kCountingDeviceType, 1};
 
-// A GPU: memory in pieces of an arena, scratch of its kernels, and fused ops by kernels of their own,
-// which take and keep what those of cuda/ do (counted/). A type of its own, since kernels of fused
-// ops are registered by type.
+// A GPU: memory in pieces of an arena, scratch of its kernels, and fused ops by kernels of their
+// own, which take and keep what those of cuda/ do (counted/). A type of its own, since kernels of
+// fused ops are registered by type.
 inline constexpr DeviceType kCountingGpuType = static_cast<DeviceType>(3);
 inline constexpr Device kCountingGpu{kCountingGpuType, 0};
 
