@@ -2,19 +2,13 @@
 
 #include <algorithm>
 
+#include "src/core/fused/gates.h"
 #include "src/core/fused/layers.h"
 #include "src/core/ops.h"
 #include "src/model/tensor_split.h"
 
 namespace mnemo {
 namespace {
-
-// sigmoid(x w^T + bias) * maximum as [B, H, n, 1].
-Var GateHead(const UnitParameters& p, const std::string& name, const Var& x, double maximum) {
-  const Var z = Add(MatMul(x, Transpose(p.Get(name + ".weight"))), p.Get(name + ".bias"));
-  const Var gate = Scale(Sigmoid(z), maximum);  // [B, n, H]
-  return Reshape(Permute(gate, {0, 2, 1}), {x.dim(0), gate.dim(2), x.dim(1), 1});
-}
 
 // The last rows of (before, x) along the token axis: what the next slice's convolution needs.
 Var Tail(const Var& before, const Var& x) {
@@ -91,16 +85,22 @@ void BeginMemory(const ModelSpec& spec, const UnitParameters& p, const Var& x, C
 }
 
 Gates ComputeGates(const ModelSpec& spec, const UnitParameters& p, const Var& rows) {
+  const bool forgets = spec.rule.forgetting != Forgetting::kNever;
+  std::vector<GateWeights> weights;
+  const auto add = [&](const std::string& name, double maximum) {
+    weights.push_back({p.Get(name + ".weight"), p.Get(name + ".bias"), maximum});
+  };
+  add("memory.theta", spec.gates.theta_max);
+  if (spec.rule.momentum) add("memory.eta", spec.gates.eta_max);
+  if (forgets) add("memory.alpha", spec.gates.alpha_max);
+  const std::vector<Var> values = HeadGates(rows, weights);
   Gates gates;
-  const Var x = Widen(rows);
-  gates.theta = GateHead(p, "memory.theta", x, spec.gates.theta_max);
+  gates.theta = values[0];
   if (spec.rule.momentum) {
-    gates.eta = GateHead(p, "memory.eta", x, spec.gates.eta_max);
+    gates.eta = values[1];
     if (spec.gates.average_surprise) gates.theta = Mul(gates.theta, Affine(gates.eta, -1, 1));
   }
-  if (spec.rule.forgetting != Forgetting::kNever) {
-    gates.alpha = GateHead(p, "memory.alpha", x, spec.gates.alpha_max);
-  }
+  if (forgets) gates.alpha = values.back();
   return gates;
 }
 

@@ -11,6 +11,7 @@
 #include "src/core/backend.h"
 #include "src/core/fused/attention.h"
 #include "src/core/fused/cross_entropy.h"
+#include "src/core/fused/gates.h"
 #include "src/core/fused/layers.h"
 #include "src/core/ops.h"
 #include "tests/core/memory_problem.h"
@@ -196,6 +197,13 @@ TEST(Bf16, FusedRowsRoundOnce) {
           conv, {2}, bound);
     }
   }
+  const Tensor gates[] = {x, Uniform({3, 6}, 7), Uniform({3}, 8)};
+  Compare(
+      [](std::span<const Var> v) {
+        const GateWeights weights[] = {{v[1], v[2], 0.5}};
+        return HeadGates(v[0], weights);
+      },
+      gates, {1, 2}, bound);
   const Tensor rows = Uniform({2, 3, 5, 6}, 6, -3, 3);
   const std::vector<int64_t> positions = {0, 1, 2, 3, 4, 90, 91, 92, 93, 94};
   Compare(

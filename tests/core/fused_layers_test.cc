@@ -8,6 +8,7 @@
 #include <set>
 
 #include "src/core/fused/cross_entropy.h"
+#include "src/core/fused/gates.h"
 #include "src/core/fused/layers.h"
 #include "src/core/fused/memory_scan.h"
 #include "src/core/fused_op.h"
@@ -29,7 +30,7 @@ auto* volatile const linked_scan = &MemoryScan;
 TEST(FusedOps, AllHaveTests) {
   const std::set<std::string> tested = {"rms_norm",  "swiglu",        "conv_silu_norm",
                                         "rotate",    "cross_entropy", "cross_entropy_gradient",
-                                        "attention", "memory_scan"};
+                                        "attention", "gates",         "memory_scan"};
   std::set<std::string> linked;
   for (const FusedOpBase* op : FusedOpBase::All()) {
     if (!op->name().starts_with("test_")) linked.insert(op->name());
@@ -97,6 +98,36 @@ TEST(FusedOps, SwiGlu) {
              ref::Multiply(ref::Map(&ref::Silu, Plain(inputs[0])), Plain(inputs[1])).data,
              8 * kEpsilon);
   CheckDerivatives(f, inputs, 1);
+}
+
+TEST(FusedOps, Gates) {
+  const Tensor x = Uniform({2, 5, 6}, 1);
+  const Tensor inputs[] = {x, Uniform({3, 6}, 2, -2, 2), Uniform({3}, 3), Uniform({3, 6}, 4),
+                           Uniform({3}, 5)};
+  const double maxima[] = {0.25, 1};
+  const Function f = [&](std::span<const Var> v) {
+    const GateWeights gates[] = {{v[1], v[2], maxima[0]}, {v[3], v[4], maxima[1]}};
+    return HeadGates(v[0], gates);
+  };
+  const Var vars[] = {inputs[0], inputs[1], inputs[2], inputs[3], inputs[4]};
+  const std::vector<Var> gates = f(vars);
+  for (int g = 0; g < 2; ++g) {
+    ASSERT_EQ(gates[g].shape(), (Shape{2, 3, 5, 1}));
+    const std::vector<double> w = inputs[1 + 2 * g].ToDoubles(), c = inputs[2 + 2 * g].ToDoubles();
+    ref::Vector expected;
+    for (int b = 0; b < 2; ++b) {
+      const ref::Matrix rows = Sequence(x, b);
+      for (int h = 0; h < 3; ++h) {
+        for (int t = 0; t < 5; ++t) {
+          double z = c[h];
+          for (int i = 0; i < 6; ++i) z += rows.data[t * 6 + i] * w[h * 6 + i];
+          expected.push_back(maxima[g] / (1 + std::exp(-z)));
+        }
+      }
+    }
+    ExpectNear(gates[g].value(), expected, 16 * kEpsilon);
+  }
+  CheckDerivatives(f, inputs, 6);
 }
 
 TEST(FusedOps, ConvolutionWithHistory) {

@@ -2,6 +2,7 @@
 
 #include "src/core/counted/counted_kernels.h"
 #include "src/core/counting_backend.h"
+#include "src/core/cuda/cross_entropy_sizes.h"
 #include "src/core/fused/fused_ops.h"
 
 // Follows cuda/cross_entropy_op.cc and cuda/cross_entropy_gradient_op.cc.
@@ -11,17 +12,13 @@ namespace {
 using Tensors = std::vector<Tensor>;
 using List = std::span<const Tensor>;
 
-constexpr int64_t kTileRows = 2048, kMaxTileColumns = 4096;
-constexpr int64_t kBufferBytes = int64_t{512} << 20;
-constexpr int64_t kFewestRows = 128;
-
 bool Accepts(List inputs) {
-  const DType dtype = inputs[0].dtype();
-  return (dtype == DType::kBF16 || dtype == DType::kF32) && inputs[1].dtype() == dtype;
+  return cuda::SupportsCrossEntropy(inputs[0].dtype(), inputs[1].dtype());
 }
 
 int64_t TileElements(const Tensor& x, const Tensor& head, const CrossEntropyAttributes& a) {
-  return std::min(kTileRows, x.dim(0)) * std::min({a.tile, kMaxTileColumns, head.dim(0)});
+  return std::min(cuda::kLogitTileRows, x.dim(0)) *
+         std::min({a.tile, cuda::kMaxTileColumns, head.dim(0)});
 }
 
 Tensors Forward(List inputs, const CrossEntropyAttributes& attributes, Tensors* saved) {
@@ -55,8 +52,7 @@ Tensors GradientForward(List inputs, const CrossEntropyGradientAttributes& attri
   const Tensor losses = Tensor::Empty({rows, 1}, DType::kF32, x.device());
   const Tensor grad_x = Tensor::Empty(x.shape(), x.dtype(), x.device());
   const Tensor grad_head = Tensor::Empty(head.shape(), DType::kF32, x.device());
-  const int64_t fit = kBufferBytes / (columns * SizeOf(DType::kF32)) / kFewestRows * kFewestRows;
-  const int64_t piece = std::min(rows, std::max(kFewestRows, fit));
+  const int64_t piece = cuda::PieceOfLogits(rows, columns);
   const Tensor logits = Tensor::Empty({piece, columns}, DType::kF32, x.device());
   const Tensor gradient = Tensor::Empty({piece, columns}, x.dtype(), x.device());
   return {losses, grad_x, grad_head};

@@ -11,6 +11,7 @@ void RegisterCountedKernels() {
   std::call_once(once, [] {
     RegisterCountedLayers();
     RegisterCountedCrossEntropy();
+    RegisterCountedGates();
 #ifndef MNEMO_NO_CUDNN
     RegisterCountedAttention();
 #endif

@@ -30,6 +30,7 @@ void RegisterCountedKernels();
 
 void RegisterCountedAttention();
 void RegisterCountedCrossEntropy();
+void RegisterCountedGates();
 void RegisterCountedLayers();
 void RegisterCountedMemoryScan();
 

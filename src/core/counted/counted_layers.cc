@@ -35,7 +35,7 @@ Tensors NormBackward(List inputs, const NormAttributes& attributes, List, List g
   const Tensor grad_weight = EmptyLike(weight);
   const cuda::NormShape shape = cuda::NormShapeOf(x, attributes);
   CountedScratch scratch(x.device());
-  scratch.Take(cuda::NormGridOf(shape, kCountedMultiprocessors).shares * shape.width * kFloat);
+  scratch.Take(cuda::NormShares(shape, kCountedMultiprocessors) * shape.width * kFloat);
   return {grad_x, grad_weight.To(inputs[1].dtype())};
 }
 
@@ -63,8 +63,8 @@ Tensors ConvBackward(List inputs, const ConvAttributes& attributes, List, List g
   const Tensor grad_weight = EmptyLike(weight);
   const cuda::ConvShape shape = cuda::ConvShapeOf(x, attributes);
   CountedScratch scratch(x.device());
-  scratch.Take(cuda::ConvShares(shape, kCountedMultiprocessors) * shape.width * cuda::kConvTaps *
-               kFloat);
+  scratch.Take(cuda::ConvBackwardGrid(shape, kCountedMultiprocessors).shares * shape.width *
+               cuda::kConvTaps * kFloat);
   return {grad_before, grad_x, grad_weight.To(inputs[2].dtype())};
 }
 

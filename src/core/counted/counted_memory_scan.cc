@@ -2,28 +2,23 @@
 #include "src/core/counting_backend.h"
 #include "src/core/cuda/layout.h"
 #include "src/core/cuda/memory_scan_op.h"
+#include "src/core/cuda/memory_scan_pieces.h"
 
 // Follows cuda/memory_scan_op.cc.
 namespace mnemo {
 namespace {
 
+using cuda::MemoryScanPiece;
 using Tensors = std::vector<Tensor>;
 using List = std::span<const Tensor>;
 
 // Workspaces are taken with room to begin at such a multiple.
 constexpr int64_t kAlignment = 1024;
 
-MemoryScanShape ShapeOf(const MemoryScanInputs& inputs, const MemoryScanAttributes& attributes) {
-  MemoryScanShape shape = cuda::MemoryScanShapeOf(attributes.rule, inputs.tokens.q.value());
-  shape.resets = attributes.resets.defined();
+MemoryScanShape ShapeOf(const MemoryScanPiece& piece) {
+  MemoryScanShape shape = cuda::MemoryScanShapeOf(piece.rule, piece.inputs.tokens.q.value());
+  shape.resets = piece.resets.defined();
   return shape;
-}
-
-MemoryScanInputs Unpack(List list, const MemoryScanAttributes& attributes) {
-  MemoryScanInputs inputs;
-  size_t next = 0;
-  ForEachVar(attributes.rule, inputs, [&](Var& x) { x = Var(list[next++]); });
-  return inputs;
 }
 
 Var EmptyLike(const Var& x) {
@@ -56,65 +51,59 @@ struct Copies {
     TokenMajor(tokens.eta);
     TokenMajor(tokens.alpha);
   }
-  // W_0 and the flags, of rules with options.
-  void Options(const MemoryScanShape& shape, const MemoryScanInputs& inputs,
-               const MemoryScanAttributes& attributes) {
+  // W_0 and its biases, the flags and the row scale, of rules with options.
+  void Options(const MemoryScanShape& shape, const MemoryScanPiece& piece) {
     if (shape.plain()) return;
-    for (const Var& w : inputs.parameters.initial.w) Dense(w);
-    if (shape.resets) all.push_back(attributes.resets.Contiguous());
+    for (const Var& w : piece.inputs.parameters.initial.w) Dense(w);
+    for (const Var& c : piece.inputs.parameters.initial.c) Dense(c);
+    Dense(piece.inputs.parameters.row_scale);
+    if (shape.resets) all.push_back(piece.resets.Contiguous());
   }
   void Carry(const MemoryState& state) {
     for (const Var& w : state.w.w) Dense(w);
     for (const Var& s : state.s.w) Dense(s);
+    for (const Var& c : state.w.c) Dense(c);
+    for (const Var& t : state.s.c) Dense(t);
   }
 };
 
 void EmptyCarry(const MemoryState& like, MemoryState& state) {
   for (const Var& w : like.w.w) state.w.w.push_back(EmptyLike(w));
   for (const Var& s : like.s.w) state.s.w.push_back(EmptyLike(s));
+  for (const Var& c : like.w.c) state.w.c.push_back(EmptyLike(c));
+  for (const Var& t : like.s.c) state.s.c.push_back(EmptyLike(t));
 }
 
-Tensors Forward(List list, const MemoryScanAttributes& attributes, Tensors* saved) {
-  const MemoryScanInputs inputs = Unpack(list, attributes);
-  const Tensor& q = inputs.tokens.q.value();
-  const MemoryScanShape shape = ShapeOf(inputs, attributes);
+MemoryScanResult Forward(const MemoryScanPiece& piece, const Tensor&, Tensor* checkpoints) {
+  const MemoryScanInputs& inputs = piece.inputs;
+  const Device device = inputs.tokens.q.device();
+  const MemoryScanShape shape = ShapeOf(piece);
   Copies copies;
   copies.Tokens(inputs.tokens);
-  copies.Options(shape, inputs, attributes);
+  copies.Options(shape, piece);
   copies.Carry(inputs.state);
   MemoryScanResult result;
   EmptyCarry(inputs.state, result.state);
-  result.y = Var(EmptyPerHeadLike(q));
-  if (shape.clamp > 0) result.clamp_hits = Tensor::Empty({}, DType::kF32, q.device());
-  CountedScratch scratch(q.device());
+  if (shape.clamp > 0) result.clamp_hits = Tensor::Empty({}, DType::kF32, device);
+  CountedScratch scratch(device);
   scratch.Take(static_cast<int64_t>(MemoryScanForwardWorkspace(shape)) + kAlignment);
-  if (saved != nullptr) {
+  if (checkpoints != nullptr) {
     const auto floats = static_cast<int64_t>(MemoryScanCheckpointBytes(shape) / sizeof(float));
-    saved->push_back(Tensor::Empty({floats}, DType::kF32, q.device()));
+    *checkpoints = Tensor::Empty({floats}, DType::kF32, device);
   }
-  Tensors outputs;
-  ForEachVar(attributes.rule, result, [&](Var& x) { outputs.push_back(x.value()); });
-  return outputs;
+  return result;
 }
 
-Tensors Backward(List list, const MemoryScanAttributes& attributes, List, List output_gradients,
-                 const std::vector<bool>&) {
-  const MemoryScanInputs inputs = Unpack(list, attributes);
-  const Tensor& q = inputs.tokens.q.value();
-  MemoryScanResult adjoint;
-  size_t next = 0;
-  ForEachVar(attributes.rule, adjoint, [&](Var& x) { x = Var(output_gradients[next++]); });
-  const MemoryScanShape shape = ShapeOf(inputs, attributes);
+void Backward(const MemoryScanPiece& piece, const Tensor&, const Tensor& dy,
+              const MemoryState& dstate, MemoryScanInputs& gradients) {
+  const MemoryScanInputs& inputs = piece.inputs;
+  const MemoryScanShape shape = ShapeOf(piece);
   Copies copies;
   copies.Tokens(inputs.tokens);
-  copies.Options(shape, inputs, attributes);
-  copies.PerHead(adjoint.y);
-  copies.Carry(adjoint.state);
-  MemoryScanInputs gradients;
+  copies.Options(shape, piece);
+  copies.PerHead(Var(dy));
+  copies.Carry(dstate);
   EmptyCarry(inputs.state, gradients.state);
-  gradients.tokens.q = Var(EmptyPerHeadLike(q));
-  gradients.tokens.k = Var(EmptyPerHeadLike(q));
-  gradients.tokens.v = Var(EmptyPerHeadLike(q));
   gradients.tokens.theta = EmptyLike(inputs.tokens.theta);
   gradients.tokens.eta = EmptyLike(inputs.tokens.eta);
   gradients.tokens.alpha = EmptyLike(inputs.tokens.alpha);
@@ -122,22 +111,33 @@ Tensors Backward(List list, const MemoryScanAttributes& attributes, List, List o
     for (const Var& w : inputs.parameters.initial.w) {
       gradients.parameters.initial.w.push_back(EmptyLike(w));
     }
+    for (const Var& c : inputs.parameters.initial.c) {
+      gradients.parameters.initial.c.push_back(EmptyLike(c));
+    }
+    gradients.parameters.row_scale = EmptyLike(inputs.parameters.row_scale);
   }
   gradients.parameters.norm_weight = EmptyLike(inputs.parameters.norm_weight);
   gradients.parameters.norm_bias = EmptyLike(inputs.parameters.norm_bias);
-  CountedScratch scratch(q.device());
+  CountedScratch scratch(inputs.tokens.q.device());
   scratch.Take(static_cast<int64_t>(MemoryScanBackwardWorkspace(shape)) + kAlignment);
-  Tensors results;
-  ForEachVar(attributes.rule, gradients, [&](Var& x) { results.push_back(x.value()); });
-  return results;
 }
 
 }  // namespace
 
 void RegisterCountedMemoryScan() {
+  static const cuda::MemoryScanKernel kernel{Forward, Backward};
   MemoryScanOp().Register(
       kCountingGpuType,
-      {.accepts = cuda::AcceptsMemoryScan, .forward = Forward, .backward = Backward});
+      {.accepts = cuda::AcceptsMemoryScan,
+       .forward =
+           [](List inputs, const MemoryScanAttributes& attributes, Tensors* saved) {
+             return cuda::ScanForward(kernel, inputs, attributes, saved);
+           },
+       .backward =
+           [](List inputs, const MemoryScanAttributes& attributes, List saved,
+              List output_gradients, const std::vector<bool>&) {
+             return cuda::ScanBackward(kernel, inputs, attributes, saved, output_gradients);
+           }});
 }
 
 }  // namespace mnemo

@@ -1,34 +1,15 @@
 #include "src/core/cuda/attention.h"
 
 #include <algorithm>
-#include <map>
-#include <mutex>
 
-#include "src/core/cuda/attention_merge.h"
-#include "src/core/cuda/cuda_backend.h"
+#include "src/core/backend.h"
 #include "src/core/cuda/layout.h"
-#include "src/core/cuda/sdpa.h"
 
 namespace mnemo::cuda {
 namespace {
 
-// Scores that the deterministic backward pass may hold at a time, in bytes.
-constexpr int64_t kBackwardWorkspace = int64_t{2} << 30;
-
-// cuDNN's graphs of one GPU; a call holds the lock.
-struct Graphs {
-  std::mutex mutex;
-  SdpaGraphs graphs;
-};
-Graphs& GraphsOf(int device) {
-  static std::mutex mutex;
-  // Never destroyed: at the program's end cuDNN may be gone first.
-  static auto* all = new std::map<int, Graphs>;
-  std::lock_guard lock(mutex);
-  return (*all)[device];
-}
-
-CudaDevice& DeviceOf(const Tensor& x) { return static_cast<CudaDevice&>(Backend::For(x.device())); }
+using Tensors = std::vector<Tensor>;
+using List = std::span<const Tensor>;
 
 Tensor EmptyRows(const Tensor& like, int64_t rows) {
   return EmptyPerHead(like.dim(0), like.dim(1), rows, like.dim(3), like.dtype(), like.device());
@@ -47,7 +28,7 @@ Tensor Readable(const Tensor& x) {
 }
 
 // Keys (offset 0) or values (1) of a part: its runs one after the other, for every sequence.
-Tensor Gather(std::span<const Tensor> inputs, const AttentionPart& part, size_t offset) {
+Tensor Gather(List inputs, const AttentionPart& part, size_t offset) {
   const Tensor& q = inputs[0];
   const Tensor& first = inputs[part.keys[0] + offset];
   if (part.keys.size() == 1) {
@@ -82,84 +63,92 @@ SdpaShape ShapeOf(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
   return shape;
 }
 
-bool Accepts(std::span<const Tensor> inputs, const AttentionAttributes& attributes) {
+bool Accepts(List inputs, const AttentionAttributes& attributes) {
   const Tensor& q = inputs[0];
   if (q.dtype() != DType::kBF16 || q.dim(3) % 8 != 0 || q.dim(3) > 128) return false;
   const auto parts = PlanAttention(inputs, attributes);
   return parts.has_value() && parts->size() <= kMaxAttentionParts;
 }
 
+MergeCall MergeOf(const Tensors& outputs, const Tensors& stats, const Tensor& merged_stats) {
+  const Tensor& first = outputs[0];
+  MergeCall call{};
+  call.count = static_cast<int>(outputs.size());
+  call.merged = first.raw();
+  call.merged_stats = merged_stats.data<float>();
+  call.batch = first.dim(0);
+  call.tokens = first.dim(2);
+  call.heads = first.dim(1);
+  call.head_dim = first.dim(3);
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    call.outputs[i] = outputs[i].raw();
+    call.stats[i] = stats[i].data<float>();
+  }
+  return call;
+}
+
 // Output [B, H, T, f] and, in `saved`, the stats [B, H, T] of all keys.
-std::vector<Tensor> Forward(std::span<const Tensor> inputs, const AttentionAttributes& attributes,
-                            std::vector<Tensor>* saved) {
+Tensors Forward(AttentionCalls& calls, List inputs, const AttentionAttributes& attributes,
+                Tensors* saved) {
   const Tensor q = Readable(inputs[0]);
-  CudaDevice& device = DeviceOf(q);
+  const auto new_stats = [&] {
+    return Tensor::Empty({q.dim(0), q.dim(1), q.dim(2)}, DType::kF32, q.device());
+  };
+  Tensors outputs, stats;
   const std::vector<AttentionPart> parts = *PlanAttention(inputs, attributes);
-  const Shape stats_shape{q.dim(0), q.dim(1), q.dim(2)};
-  const auto new_stats = [&] { return Tensor::Empty(stats_shape, DType::kF32, q.device()); };
-  std::vector<Tensor> outputs, stats;
-  Graphs& graphs = GraphsOf(q.device().index);
   for (const AttentionPart& part : parts) {
     const Tensor k = Gather(inputs, part, 0), v = Gather(inputs, part, 1);
     outputs.push_back(EmptyRows(q, q.dim(2)));
     stats.push_back(new_stats());
-    CudaScratch scratch(device);
-    std::lock_guard lock(graphs.mutex);
-    graphs.graphs.Forward(
-        scratch.launch(), ShapeOf(q, k, v, outputs.back(), part),
-        {q.raw(), k.raw(), v.raw(), outputs.back().raw(), stats.back().data<float>()});
+    calls.Forward(q.device(), ShapeOf(q, k, v, outputs.back(), part),
+                  {q.raw(), k.raw(), v.raw(), outputs.back().raw(), stats.back().data<float>()});
   }
-  Tensor output = outputs[0], all_stats = stats[0];
-  if (parts.size() > 1) {
+  Tensor all_stats = stats[0];
+  if (outputs.size() > 1) {
     all_stats = new_stats();
-    MergeCall call{};
-    call.count = static_cast<int>(parts.size());
-    call.merged = output.raw();
-    call.merged_stats = all_stats.data<float>();
-    call.batch = q.dim(0);
-    call.tokens = q.dim(2);
-    call.heads = q.dim(1);
-    call.head_dim = q.dim(3);
-    for (size_t i = 0; i < parts.size(); ++i) {
-      call.outputs[i] = outputs[i].raw();
-      call.stats[i] = stats[i].data<float>();
-    }
-    CudaScratch scratch(device);
-    MergeAttention(scratch.launch(), call);
+    calls.Merge(q.device(), MergeOf(outputs, stats, all_stats));
   }
-  if (saved != nullptr) *saved = {output, all_stats};
-  return {output};
+  if (saved != nullptr) *saved = {outputs[0], all_stats};
+  return {outputs[0]};
 }
 
-struct PartGradients {
-  Tensor q, k, v;  // k and v of the part
-};
+// Rows of x [1, H, blocks * rows, f] as [blocks, H, rows, f].
+Tensor InBlocks(const Tensor& x, int64_t blocks) {
+  if (blocks == 1) return x;
+  const int64_t heads = x.dim(1), rows = x.dim(2) / blocks, f = x.dim(3);
+  const int order[] = {0, 2, 1, 3, 4};
+  return x.View({1, heads, blocks, rows, f}).Permute(order).View({blocks, heads, rows, f});
+}
 
-// The backward pass of one part, a piece at a time where its workspace asks for that.
+// The backward pass of one part, cut as PlanBackward says.
 class PartBackward {
  public:
-  explicit PartBackward(const AttentionPart& part)
-      : part_(part), deterministic_(GetFusedPolicy().deterministic) {}
+  struct Gradients {
+    Tensor q, k, v;  // k and v of the part
+  };
 
-  PartGradients operator()(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
-                           const Tensor& stats, const Tensor& grad_o) const {
-    const PartGradients to{EmptyRows(q, q.dim(2)), EmptyRows(k, k.dim(2)), EmptyRows(v, v.dim(2))};
-    const int64_t sequences = q.dim(0), heads = q.dim(1), queries = q.dim(2);
-    const BackwardPiece piece = deterministic_
-                                    ? PieceOfBackward(q.shape(), part_.rows, kBackwardWorkspace)
-                                    : BackwardPiece{sequences, heads, queries};
-    for (int64_t b = 0; b < sequences; b += piece.sequences) {
-      for (int64_t h = 0; h < heads; h += piece.heads) {
+  PartBackward(AttentionCalls& calls, int64_t scores, const AttentionPart& part)
+      : calls_(calls),
+        scores_(scores),
+        part_(part),
+        deterministic_(GetFusedPolicy().deterministic) {}
+
+  Gradients operator()(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
+                       const Tensor& stats, const Tensor& grad_o) const {
+    const Gradients to{EmptyRows(q, q.dim(2)), EmptyRows(k, k.dim(2)), EmptyRows(v, v.dim(2))};
+    const BackwardPlan plan = PlanBackward(q.shape(), part_, deterministic_, scores_);
+    for (int64_t b = 0; b < q.dim(0); b += plan.sequences) {
+      for (int64_t h = 0; h < q.dim(1); h += plan.heads) {
         const auto own = [&](const Tensor& x) {
-          return x.Slice(0, b, std::min(sequences, b + piece.sequences))
-              .Slice(1, h, std::min(heads, h + piece.heads));
+          return x.Slice(0, b, std::min(x.dim(0), b + plan.sequences))
+              .Slice(1, h, std::min(x.dim(1), h + plan.heads));
         };
         const Operands of{own(q),      own(k),    own(v),    own(o),   own(stats),
                           own(grad_o), own(to.q), own(to.k), own(to.v)};
-        if (piece.queries == queries || !part_.causal) {
-          Run(of);
+        if (plan.blocks.size() == 1 && plan.blocks[0].blocks == 1) {
+          Run(of, plan.blocks[0]);
         } else {
-          RunQueries(of, piece.queries);
+          RunBlocks(of, plan);
         }
       }
     }
@@ -172,52 +161,86 @@ class PartBackward {
     Tensor grad_q, grad_k, grad_v;  // written
   };
 
-  void Run(const Operands& of) const {
+  // Of these queries, keys and values all; of blocks, k and v those of the first.
+  void Run(const Operands& of, const QueryBlocks& block) const {
     SdpaShape shape = ShapeOf(of.q, of.k, of.v, of.o, part_);
     shape.deterministic = deterministic_;
     shape.grad_o = StridesOf(of.grad_o);
     shape.grad_q = StridesOf(of.grad_q);
     shape.grad_k = StridesOf(of.grad_k);
     shape.grad_v = StridesOf(of.grad_v);
-    const Tensor stats = of.stats.Contiguous();
-    CudaScratch scratch(DeviceOf(of.q));
-    Graphs& graphs = GraphsOf(of.q.device().index);
-    std::lock_guard lock(graphs.mutex);
-    graphs.graphs.Backward(
-        scratch.launch(), shape,
-        {of.q.raw(), of.k.raw(), of.v.raw(), of.o.raw(), of.grad_o.raw(), stats.data<float>(),
-         of.grad_q.raw(), of.grad_k.raw(), of.grad_v.raw()});
-  }
-
-  // So many queries at a time; what keys and values get from each is added up in f32.
-  void RunQueries(const Operands& of, int64_t queries) const {
-    Backend& backend = Backend::For(of.q.device());
-    const Tensor sum_k = Tensor::Zeros(of.k.shape(), DType::kF32, of.k.device());
-    const Tensor sum_v = Tensor::Zeros(of.v.shape(), DType::kF32, of.v.device());
-    const int64_t before = part_.rows - of.q.dim(2);  // keys older than the first query
-    for (int64_t begin = 0; begin < of.q.dim(2); begin += queries) {
-      const int64_t end = std::min(of.q.dim(2), begin + queries), last = before + end;
-      const int64_t first =
-          part_.window > 0 ? std::max<int64_t>(0, before + begin - part_.window + 1) : 0;
-      const auto some = [&](const Tensor& x) { return x.Slice(2, begin, end); };
-      const auto seen = [&](const Tensor& x) { return x.Slice(2, first, last); };
-      const Tensor to_k = EmptyRows(of.k, last - first), to_v = EmptyRows(of.v, last - first);
-      Run({some(of.q), seen(of.k), seen(of.v), some(of.o), some(of.stats), some(of.grad_o),
-           some(of.grad_q), to_k, to_v});
-      backend.Binary(BinaryOp::kAdd, seen(sum_k), to_k, seen(sum_k));
-      backend.Binary(BinaryOp::kAdd, seen(sum_v), to_v, seen(sum_v));
+    if (block.blocks > 1) {
+      shape.k[0] = block.queries * shape.k[2];
+      shape.v[0] = block.queries * shape.v[2];
     }
-    backend.Copy(sum_k, of.grad_k);
-    backend.Copy(sum_v, of.grad_v);
+    const Tensor stats = of.stats.Contiguous();
+    calls_.Backward(of.q.device(), shape,
+                    {of.q.raw(), of.k.raw(), of.v.raw(), of.o.raw(), of.grad_o.raw(),
+                     stats.data<float>(), of.grad_q.raw(), of.grad_k.raw(), of.grad_v.raw()});
   }
 
+  void RunBlocks(const Operands& of, const BackwardPlan& plan) const {
+    Backend& backend = Backend::For(of.q.device());
+    const auto sum_of = [&](const Tensor& x) {
+      return plan.sums_in_f32 ? Tensor::Empty(x.shape(), DType::kF32, x.device()) : x;
+    };
+    const Tensor sum_k = sum_of(of.grad_k), sum_v = sum_of(of.grad_v);
+    const Tensor stats = of.stats.Reshape({1, of.stats.dim(1), of.stats.dim(2), 1});
+    const int64_t before = part_.rows - of.q.dim(2);  // keys older than the first query
+    if (before > 0) {
+      backend.Fill(sum_k.Slice(2, 0, before), 0);
+      backend.Fill(sum_v.Slice(2, 0, before), 0);
+    }
+    for (const QueryBlocks& block : plan.blocks) {
+      const int64_t end = block.query + block.blocks * block.queries;
+      const auto some = [&](const Tensor& x) {
+        return InBlocks(x.Slice(2, block.query, end), block.blocks);
+      };
+      const auto seen = [&](const Tensor& x) {
+        return x.Slice(2, block.key, block.key + block.keys);
+      };
+      const auto rows = [&](const Tensor& x) {
+        return EmptyPerHead(block.blocks, x.dim(1), block.keys, x.dim(3), x.dtype(), x.device());
+      };
+      const Tensor to_k = rows(of.k), to_v = rows(of.v);
+      Run({some(of.q), seen(of.k), seen(of.v), some(of.o), some(stats), some(of.grad_o),
+           some(of.grad_q), to_k, to_v},
+          block);
+      Collect(block, before, to_k, sum_k);
+      Collect(block, before, to_v, sum_v);
+    }
+    if (plan.sums_in_f32) {
+      backend.Copy(sum_k, of.grad_k);
+      backend.Copy(sum_v, of.grad_v);
+    }
+  }
+
+  // The gradients that blocks gave to their keys: those of their queries' own rows come first,
+  // older rows have some already.
+  static void Collect(const QueryBlocks& block, int64_t before, const Tensor& from,
+                      const Tensor& sum) {
+    Backend& backend = Backend::For(sum.device());
+    const int64_t older = block.keys - block.queries, span = block.blocks * block.queries;
+    const int64_t own = before + block.query;
+    backend.Copy(from.Slice(2, older, block.keys),
+                 InBlocks(sum.Slice(2, own, own + span), block.blocks));
+    if (older == 0) return;
+    const Tensor onto =
+        block.blocks == 1
+            ? sum.Slice(2, block.key, block.key + older)
+            : InBlocks(sum.Slice(2, block.key, block.key + span), block.blocks).Slice(2, 0, older);
+    backend.Binary(BinaryOp::kAdd, onto, from.Slice(2, 0, older), onto);
+  }
+
+  AttentionCalls& calls_;
+  const int64_t scores_;
   const AttentionPart& part_;
   const bool deterministic_;
 };
 
 // The gradient of a part's gathered keys or values, given to the runs that they came from.
-void Distribute(std::span<const Tensor> inputs, const AttentionPart& part, size_t offset,
-                const Tensor& gradient, std::vector<Tensor>& gradients) {
+void Distribute(List inputs, const AttentionPart& part, size_t offset, const Tensor& gradient,
+                Tensors& gradients) {
   int64_t begin = 0;
   for (const size_t input : part.keys) {
     const Tensor& run = inputs[input + offset];
@@ -232,15 +255,15 @@ void Distribute(std::span<const Tensor> inputs, const AttentionPart& part, size_
   }
 }
 
-std::vector<Tensor> Backward(std::span<const Tensor> inputs, const AttentionAttributes& attributes,
-                             std::span<const Tensor> saved,
-                             std::span<const Tensor> output_gradients, const std::vector<bool>&) {
+Tensors Backward(AttentionCalls& calls, int64_t scores, List inputs,
+                 const AttentionAttributes& attributes, List saved, List output_gradients) {
   const Tensor q = Readable(inputs[0]), grad_o = Readable(output_gradients[0]);
-  std::vector<Tensor> gradients(inputs.size());
+  Tensors gradients(inputs.size());
   const std::vector<AttentionPart> parts = *PlanAttention(inputs, attributes);
   for (const AttentionPart& part : parts) {
     const Tensor k = Gather(inputs, part, 0), v = Gather(inputs, part, 1);
-    const PartGradients result = PartBackward(part)(q, k, v, saved[0], saved[1], grad_o);
+    const PartBackward::Gradients result =
+        PartBackward(calls, scores, part)(q, k, v, saved[0], saved[1], grad_o);
     if (gradients[0].defined()) {
       Backend::For(q.device()).Binary(BinaryOp::kAdd, gradients[0], result.q, gradients[0]);
     } else {
@@ -254,9 +277,15 @@ std::vector<Tensor> Backward(std::span<const Tensor> inputs, const AttentionAttr
 
 }  // namespace
 
-void RegisterAttention() {
-  AttentionOp().Register(DeviceType::kCuda,
-                         {.accepts = Accepts, .forward = Forward, .backward = Backward});
+FusedOp<AttentionAttributes>::Kernel AttentionKernel(AttentionCalls& calls, int64_t scores) {
+  return {.accepts = Accepts,
+          .forward = [&calls](List inputs, const AttentionAttributes& attributes,
+                              Tensors* saved) { return Forward(calls, inputs, attributes, saved); },
+          .backward =
+              [&calls, scores](List inputs, const AttentionAttributes& attributes, List saved,
+                               List gradients, const std::vector<bool>&) {
+                return Backward(calls, scores, inputs, attributes, saved, gradients);
+              }};
 }
 
 }  // namespace mnemo::cuda

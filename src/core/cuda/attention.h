@@ -1,4 +1,4 @@
-// The kernel of the fused op "attention" on a GPU: parts through cuDNN (sdpa.h), merged exactly.
+// The fused op "attention" on a GPU: parts through cuDNN (sdpa.h), merged exactly.
 //
 // Keys that follow one another (the window from the carry and the slice's own) are one part, as are
 // the persistent keys, and each further run at the same positions (MAC's recalled h). A part gives
@@ -12,6 +12,7 @@
 #include <span>
 #include <vector>
 
+#include "src/core/cuda/attention_calls.h"
 #include "src/core/fused/fused_ops.h"
 
 namespace mnemo::cuda {
@@ -28,14 +29,33 @@ struct AttentionPart {
 std::optional<std::vector<AttentionPart>> PlanAttention(std::span<const Tensor> inputs,
                                                         const AttentionAttributes& attributes);
 
-// How much of q [B, H, T, f] the deterministic backward pass of a part with so many keys takes at a
-// time, so that its workspace stays within `limit` bytes: sequences, else heads of one sequence, in
-// pieces as even as can be, else queries of one head, a multiple of 128.
-struct BackwardPiece {
-  int64_t sequences, heads, queries;
-  bool operator==(const BackwardPiece&) const = default;
+// Blocks of a part's queries, one after the other, and the keys that they see: block i has the
+// queries [query + i queries, query + (i + 1) queries), the last of the keys
+// [key + i queries, key + i queries + keys), which end with the last query's own.
+struct QueryBlocks {
+  int64_t query, queries, blocks, key, keys;
+  bool operator==(const QueryBlocks&) const = default;
 };
-BackwardPiece PieceOfBackward(const Shape& q, int64_t keys, int64_t limit);
+
+// How the backward pass of a part is cut into calls: so many sequences and heads at a time, each in
+// these blocks of queries. Several of them give to the same keys; sums of more than two are f32.
+struct BackwardPlan {
+  int64_t sequences, heads;
+  std::vector<QueryBlocks> blocks;
+  bool sums_in_f32 = false;
+};
+
+// In a fixed order cuDNN holds the gradients of all scores, seen or not, which is to stay within
+// `limit` bytes: fewer sequences at a time, else heads of one sequence in pieces as even as can be,
+// else queries of one head. A window is cut into blocks of its own size: whatever it hides would
+// otherwise be computed, in a fixed order always, in any order where keys come before the queries.
+BackwardPlan PlanBackward(const Shape& q, const AttentionPart& part, bool deterministic,
+                          int64_t limit);
+
+// The fused op's kernel through `calls`, which has to live as long as it. `scores`: the limit of
+// PlanBackward.
+FusedOp<AttentionAttributes>::Kernel AttentionKernel(AttentionCalls& calls,
+                                                     int64_t scores = int64_t{2} << 30);
 
 // Makes attention on GPUs run through cuDNN: bf16, head dim a multiple of 8 up to 128.
 void RegisterAttention();

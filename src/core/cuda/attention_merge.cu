@@ -2,6 +2,7 @@
 
 #include "src/core/cuda/attention_merge.h"
 #include "src/core/cuda/check.h"
+#include "src/core/cuda/kernels.h"
 
 namespace mnemo::cuda {
 namespace {

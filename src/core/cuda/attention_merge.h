@@ -1,9 +1,11 @@
-// Merging parts of one softmax: attention.h has the equations.
+// Merging parts of one softmax: attention.h has the equations. Plain C++.
 #pragma once
 
-#include "src/core/cuda/kernels.h"
+#include <cstdint>
 
 namespace mnemo::cuda {
+
+struct Launch;
 
 inline constexpr int kMaxAttentionParts = 4;
 

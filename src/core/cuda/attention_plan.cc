@@ -27,6 +27,54 @@ int64_t EvenPiece(int64_t count, int64_t most) {
   return (count + pieces - 1) / pieces;
 }
 
+// Queries of a block of a window: no fewer than the older keys that the first of them sees, so that
+// only neighbours share keys.
+int64_t BlockOf(int64_t window) {
+  constexpr int64_t kMultiple = 128;
+  return (window - 1 + kMultiple - 1) / kMultiple * kMultiple;
+}
+
+BackwardPlan PlanWindow(const Shape& q, const AttentionPart& part, int64_t queries,
+                        bool deterministic, int64_t limit) {
+  const int64_t older = part.window - 1, before = part.rows - q[2];
+  BackwardPlan plan{.sequences = 1, .heads = q[1], .blocks = {}};
+  int64_t begin = 0;
+  if (before < older) {  // what comes before the first block's queries is shorter
+    begin = queries;
+    plan.blocks.push_back({0, queries, 1, 0, before + queries});
+  }
+  int64_t whole = (q[2] - begin) / queries, at_a_time = whole;
+  if (deterministic && whole > 0) {
+    const int64_t fit = std::max<int64_t>(1, limit / SdpaScoreBytes(queries, older + queries));
+    plan.heads = EvenPiece(q[1], std::max<int64_t>(1, fit / whole));
+    at_a_time = std::min(whole, fit);
+  }
+  for (; whole > 0; whole -= at_a_time) {
+    at_a_time = std::min(at_a_time, whole);
+    plan.blocks.push_back({begin, queries, at_a_time, before + begin - older, older + queries});
+    begin += at_a_time * queries;
+  }
+  const int64_t rest = q[2] - begin;
+  if (rest > 0) plan.blocks.push_back({begin, rest, 1, before + begin - older, older + rest});
+  return plan;
+}
+
+// Of one head, so many that the scores fit, but never fewer than some.
+std::vector<QueryBlocks> CutQueries(int64_t queries, const AttentionPart& part, int64_t limit) {
+  constexpr int64_t kMultiple = 128;
+  const int64_t some =
+      kMultiple * std::max<int64_t>(1, limit / SdpaScoreBytes(kMultiple, part.rows));
+  const int64_t before = part.rows - queries;
+  std::vector<QueryBlocks> blocks;
+  for (int64_t begin = 0; begin < queries; begin += some) {
+    const int64_t end = std::min(queries, begin + some);
+    const int64_t first =
+        part.window > 0 ? std::max<int64_t>(0, before + begin - part.window + 1) : 0;
+    blocks.push_back({begin, end - begin, 1, first, before + end - first});
+  }
+  return blocks;
+}
+
 }  // namespace
 
 std::optional<std::vector<AttentionPart>> PlanAttention(std::span<const Tensor> inputs,
@@ -61,14 +109,20 @@ std::optional<std::vector<AttentionPart>> PlanAttention(std::span<const Tensor> 
   return parts;
 }
 
-BackwardPiece PieceOfBackward(const Shape& q, int64_t keys, int64_t limit) {
-  const int64_t sequences = q[0], heads = q[1], queries = q[2];
-  const int64_t row = 2 * keys;  // bytes that a query takes
-  const int64_t fit = limit / (row * queries);
-  if (fit >= heads) return {EvenPiece(sequences, fit / heads), heads, queries};
-  if (fit >= 1) return {1, EvenPiece(heads, fit), queries};
-  constexpr int64_t kMultiple = 128;
-  return {1, 1, std::max(kMultiple, limit / row / kMultiple * kMultiple)};
+BackwardPlan PlanBackward(const Shape& q, const AttentionPart& part, bool deterministic,
+                          int64_t limit) {
+  if (part.causal && part.window > 1) {
+    const int64_t queries = BlockOf(part.window);
+    const bool hides = deterministic || part.rows > q[2];
+    if (hides && q[2] > queries) return PlanWindow(q, part, queries, deterministic, limit);
+  }
+  const int64_t sequences = q[0], heads = q[1], queries = q[2], keys = part.rows;
+  const QueryBlocks all{.query = 0, .queries = queries, .blocks = 1, .key = 0, .keys = keys};
+  const int64_t fit = limit / SdpaScoreBytes(queries, keys);
+  if (!deterministic || fit >= sequences * heads) return {sequences, heads, {all}};
+  if (fit >= heads) return {EvenPiece(sequences, fit / heads), heads, {all}};
+  if (fit >= 1 || !part.causal) return {1, EvenPiece(heads, std::max<int64_t>(fit, 1)), {all}};
+  return {1, 1, CutQueries(queries, part, limit), true};
 }
 
 }  // namespace mnemo::cuda

@@ -6,6 +6,7 @@
 // once, for some rows and the whole vocabulary.
 #pragma once
 
+#include "src/core/cuda/cross_entropy_sizes.h"
 #include "src/core/cuda/kernels.h"
 
 namespace mnemo::cuda {
@@ -17,7 +18,6 @@ struct LogitTile {
   int64_t rows, columns, first_column;
   bool first, last;
 };
-inline constexpr int64_t kMaxTileColumns = 4096;
 
 // Goes on with the rows' maximum and sum of exp(logit - maximum), and puts the logit at column
 // targets[row] into picked if it is in the tile (0 if it is in none). Leaves the logarithm of the

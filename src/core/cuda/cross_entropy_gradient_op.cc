@@ -8,14 +8,8 @@
 namespace mnemo::cuda {
 namespace {
 
-// Of logits, for as many rows as fit and at least kFewestRows. Long enough that the products of a
-// piece fill the GPU, small beside what a step of so many rows keeps.
-constexpr int64_t kBufferBytes = int64_t{512} << 20;
-constexpr int64_t kFewestRows = 128;
-
 bool Accepts(std::span<const Tensor> inputs, const CrossEntropyGradientAttributes&) {
-  const DType dtype = inputs[0].dtype();
-  return (dtype == DType::kBF16 || dtype == DType::kF32) && inputs[1].dtype() == dtype;
+  return SupportsCrossEntropy(inputs[0].dtype(), inputs[1].dtype());
 }
 
 std::vector<Tensor> Forward(std::span<const Tensor> inputs,
@@ -27,8 +21,7 @@ std::vector<Tensor> Forward(std::span<const Tensor> inputs,
   const Tensor losses = Tensor::Empty({rows, 1}, DType::kF32, x.device());
   const Tensor grad_x = Tensor::Empty(x.shape(), x.dtype(), x.device());
   const Tensor grad_head = Tensor::Empty(head.shape(), DType::kF32, x.device());
-  const int64_t fit = kBufferBytes / (columns * SizeOf(DType::kF32)) / kFewestRows * kFewestRows;
-  const int64_t piece = std::min(rows, std::max(kFewestRows, fit));
+  const int64_t piece = PieceOfLogits(rows, columns);
   const Tensor logit_buffer = Tensor::Empty({piece, columns}, DType::kF32, x.device());
   const Tensor gradient_buffer = Tensor::Empty({piece, columns}, x.dtype(), x.device());
   auto& backend = static_cast<CudaDevice&>(Backend::For(x.device()));

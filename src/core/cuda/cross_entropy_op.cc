@@ -8,9 +8,6 @@
 namespace mnemo::cuda {
 namespace {
 
-// Rows of a tile of logits: with kMaxTileColumns columns, 32 MiB.
-constexpr int64_t kTileRows = 2048;
-
 // The tiles of one call, in an order that forward and backward share.
 class Tiles {
  public:
@@ -18,14 +15,14 @@ class Tiles {
       : x_(inputs[0].Contiguous()),
         head_(inputs[1].Contiguous()),
         columns_(std::min({attributes.tile, kMaxTileColumns, head_.dim(0)})),
-        buffer_(
-            Tensor::Empty({std::min(kTileRows, x_.dim(0)), columns_}, DType::kF32, x_.device())) {}
+        buffer_(Tensor::Empty({std::min(kLogitTileRows, x_.dim(0)), columns_}, DType::kF32,
+                              x_.device())) {}
 
   // body(tile, rows of x, entries of the head) with the tile's logits computed.
   template <typename F>
   void ForEach(F&& body) {
-    for (int64_t row = 0; row < x_.dim(0); row += kTileRows) {
-      const Tensor x = x_.Slice(0, row, std::min(x_.dim(0), row + kTileRows));
+    for (int64_t row = 0; row < x_.dim(0); row += kLogitTileRows) {
+      const Tensor x = x_.Slice(0, row, std::min(x_.dim(0), row + kLogitTileRows));
       for (int64_t first = 0; first < head_.dim(0); first += columns_) {
         const Tensor head = head_.Slice(0, first, std::min(head_.dim(0), first + columns_));
         const Tensor logits = Logits(x.dim(0), head.dim(0));
@@ -58,8 +55,7 @@ class Tiles {
 };
 
 bool Accepts(std::span<const Tensor> inputs, const CrossEntropyAttributes&) {
-  const DType dtype = inputs[0].dtype();
-  return (dtype == DType::kBF16 || dtype == DType::kF32) && inputs[1].dtype() == dtype;
+  return SupportsCrossEntropy(inputs[0].dtype(), inputs[1].dtype());
 }
 
 std::vector<Tensor> Forward(std::span<const Tensor> inputs,
@@ -95,7 +91,7 @@ std::vector<Tensor> Backward(std::span<const Tensor> inputs,
   const Tensor grad_x = Tensor::Empty(x.shape(), DType::kF32, x.device());
   const Tensor grad_head = Tensor::Empty(head.shape(), DType::kF32, x.device());
   const Tensor narrow =
-      Tensor::Empty({std::min(kTileRows, x.dim(0)) * tiles.columns()}, x.dtype(), x.device());
+      Tensor::Empty({std::min(kLogitTileRows, x.dim(0)) * tiles.columns()}, x.dtype(), x.device());
   Backend& backend = tiles.backend();
   tiles.ForEach([&](const LogitTile& tile, int64_t row, const Tensor& x_rows,
                     const Tensor& head_rows) {

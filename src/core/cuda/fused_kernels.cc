@@ -3,6 +3,7 @@
 #include <mutex>
 
 #include "src/core/cuda/cross_entropy.h"
+#include "src/core/cuda/gates.h"
 #include "src/core/cuda/layers_op.h"
 #ifdef MNEMO_HAS_CUDNN
 #include "src/core/cuda/attention.h"
@@ -19,6 +20,7 @@ void RegisterFusedKernels([[maybe_unused]] int major, [[maybe_unused]] int minor
     RegisterLayers();
     RegisterCrossEntropy();
     RegisterCrossEntropyGradient();
+    RegisterGates();
 #ifdef MNEMO_HAS_CUDNN
     RegisterAttention();
 #endif

@@ -3,18 +3,10 @@
 #include "src/core/backend.h"
 #include "src/core/cuda/cuda_backend.h"
 #include "src/core/cuda/layout.h"
+#include "src/core/cuda/memory_scan_pieces.h"
 
 namespace mnemo::cuda {
 namespace {
-
-MemoryScanInputs Unpack(std::span<const Tensor> list, const MemoryScanAttributes& attributes) {
-  MemoryScanInputs inputs;
-  inputs.state.open.count = attributes.open_count;
-  size_t next = 0;
-  ForEachVar(attributes.rule, inputs, [&](Var& x) { x = Var(list[next++]); });
-  MNEMO_CHECK(next == list.size());
-  return inputs;
-}
 
 Tensor EmptyLike(const Tensor& x) { return Tensor::Empty(x.shape(), x.dtype(), x.device()); }
 
@@ -49,9 +41,9 @@ GateTensors GatesOf(const MemoryTokens& tokens) {
   return {TokenMajor(tokens.theta), TokenMajor(tokens.eta), TokenMajor(tokens.alpha)};
 }
 
-// Weights and momenta as the kernels take them; empty lists give null pointers.
+// Weights, biases and their momenta as the kernels take them; empty lists give null pointers.
 struct CarryTensors {
-  std::vector<Tensor> w, s;
+  std::vector<Tensor> w, s, c, t;
 
   MemoryScanCarry pointers() const {
     MemoryScanCarry carry;
@@ -59,6 +51,10 @@ struct CarryTensors {
     carry.w2 = w.size() > 1 ? Floats(w[1]) : nullptr;
     carry.s1 = s.empty() ? nullptr : Floats(s[0]);
     carry.s2 = s.size() > 1 ? Floats(s[1]) : nullptr;
+    carry.c1 = c.empty() ? nullptr : Floats(c[0]);
+    carry.c2 = c.size() > 1 ? Floats(c[1]) : nullptr;
+    carry.t1 = t.empty() ? nullptr : Floats(t[0]);
+    carry.t2 = t.size() > 1 ? Floats(t[1]) : nullptr;
     return carry;
   }
 };
@@ -67,6 +63,8 @@ CarryTensors ReadCarry(const MemoryState& state) {
   CarryTensors carry;
   for (const Var& w : state.w.w) carry.w.push_back(w.value().Contiguous());
   for (const Var& s : state.s.w) carry.s.push_back(s.value().Contiguous());
+  for (const Var& c : state.w.c) carry.c.push_back(c.value().Contiguous());
+  for (const Var& t : state.s.c) carry.t.push_back(t.value().Contiguous());
   return carry;
 }
 
@@ -74,12 +72,16 @@ CarryTensors EmptyCarry(const MemoryState& like) {
   CarryTensors carry;
   for (const Var& w : like.w.w) carry.w.push_back(EmptyLike(w.value()));
   for (const Var& s : like.s.w) carry.s.push_back(EmptyLike(s.value()));
+  for (const Var& c : like.w.c) carry.c.push_back(EmptyLike(c.value()));
+  for (const Var& t : like.s.c) carry.t.push_back(EmptyLike(t.value()));
   return carry;
 }
 
 void Put(const CarryTensors& carry, MemoryState& state) {
   for (const Tensor& w : carry.w) state.w.w.emplace_back(w);
   for (const Tensor& s : carry.s) state.s.w.emplace_back(s);
+  for (const Tensor& c : carry.c) state.w.c.emplace_back(c);
+  for (const Tensor& t : carry.t) state.s.c.emplace_back(t);
 }
 
 const float* NormPointer(const Var& x, Tensor& kept) {
@@ -88,24 +90,29 @@ const float* NormPointer(const Var& x, Tensor& kept) {
   return kept.data<float>();
 }
 
-// What rules with options take besides: W_0 and the flags, dense.
+// What rules with options take besides, dense: W_0 and its biases, the flags, the row scale.
 struct OptionTensors {
-  std::vector<Tensor> initial;
-  Tensor resets;
+  std::vector<Tensor> initial, biases;
+  Tensor resets, row_scale;
   MemoryScanInitial pointers() const {
     if (initial.empty()) return {};
-    return {Floats(initial[0]), initial.size() > 1 ? Floats(initial[1]) : nullptr};
+    return {Floats(initial[0]), initial.size() > 1 ? Floats(initial[1]) : nullptr,
+            biases.empty() ? nullptr : Floats(biases[0]),
+            biases.size() > 1 ? Floats(biases[1]) : nullptr};
   }
 };
 
-OptionTensors OptionsOf(const MemoryScanShape& shape, const MemoryScanInputs& inputs,
-                        const MemoryScanAttributes& attributes) {
+OptionTensors OptionsOf(const MemoryScanShape& shape, const MemoryScanPiece& piece) {
   OptionTensors options;
   if (shape.plain()) return options;
-  for (const Var& w : inputs.parameters.initial.w) {
+  for (const Var& w : piece.inputs.parameters.initial.w) {
     options.initial.push_back(w.value().Contiguous());
   }
-  if (shape.resets) options.resets = attributes.resets.Contiguous();
+  for (const Var& c : piece.inputs.parameters.initial.c) {
+    options.biases.push_back(c.value().Contiguous());
+  }
+  if (shape.resets) options.resets = piece.resets.Contiguous();
+  if (shape.row_scale) options.row_scale = piece.inputs.parameters.row_scale.value().Contiguous();
   return options;
 }
 
@@ -121,38 +128,37 @@ void* Workspace(const Launch& launch, size_t bytes) {
   return reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
 }
 
-std::vector<Tensor> Forward(std::span<const Tensor> list, const MemoryScanAttributes& attributes,
-                            std::vector<Tensor>* saved) {
-  const MemoryScanInputs inputs = Unpack(list, attributes);
+MemoryScanResult Forward(const MemoryScanPiece& piece, const Tensor& y, Tensor* checkpoints) {
+  const MemoryScanInputs& inputs = piece.inputs;
   const Tensor q = Readable(inputs.tokens.q.value()), k = Readable(inputs.tokens.k.value()),
                v = Readable(inputs.tokens.v.value());
   const GateTensors gates = GatesOf(inputs.tokens);
   const CarryTensors carry_in = ReadCarry(inputs.state), carry_out = EmptyCarry(inputs.state);
-  const Tensor y = EmptyPerHeadLike(q);
   auto& device = static_cast<CudaDevice&>(Backend::For(q.device()));
   CudaScratch scratch(device);
   Tensor gain, bias;
   MemoryScanForwardArgs args;
-  args.shape = MemoryScanShapeOf(attributes.rule, q);
+  args.shape = MemoryScanShapeOf(piece.rule, q);
   args.q = Rows(q);
   args.k = Rows(k);
   args.v = Rows(v);
   args.gates = gates.pointers();
   args.norm_gain = NormPointer(inputs.parameters.norm_weight, gain);
   args.norm_bias = NormPointer(inputs.parameters.norm_bias, bias);
-  args.shape.resets = attributes.resets.defined();
-  const OptionTensors options = OptionsOf(args.shape, inputs, attributes);
+  args.shape.resets = piece.resets.defined();
+  const OptionTensors options = OptionsOf(args.shape, piece);
   args.initial = options.pointers();
   args.resets = Floats(options.resets);
+  args.row_scale = Floats(options.row_scale);
   args.carry_in = carry_in.pointers();
   args.y = Rows(y);
   args.carry_out = carry_out.pointers();
   args.workspace = Workspace(scratch.launch(), MemoryScanForwardWorkspace(args.shape));
   args.side_stream = device.side_stream(0);
-  if (saved != nullptr) {
+  if (checkpoints != nullptr) {
     const auto floats = static_cast<int64_t>(MemoryScanCheckpointBytes(args.shape) / sizeof(float));
-    saved->push_back(Tensor::Empty({floats}, DType::kF32, q.device()));
-    args.checkpoints = saved->back().data<float>();
+    *checkpoints = Tensor::Empty({floats}, DType::kF32, q.device());
+    args.checkpoints = checkpoints->data<float>();
   }
   MemoryScanResult result;
   if (args.shape.clamp > 0) {
@@ -160,51 +166,43 @@ std::vector<Tensor> Forward(std::span<const Tensor> list, const MemoryScanAttrib
     args.clamp_hits = result.clamp_hits.data<float>();
   }
   Check(MemoryScanForward(args, scratch.launch().stream), "the memory scan");
-  result.y = Var(y);
   Put(carry_out, result.state);
-  std::vector<Tensor> outputs;
-  ForEachVar(attributes.rule, result, [&](Var& x) { outputs.push_back(x.value()); });
-  return outputs;
+  return result;
 }
 
-std::vector<Tensor> Backward(std::span<const Tensor> list, const MemoryScanAttributes& attributes,
-                             std::span<const Tensor> saved,
-                             std::span<const Tensor> output_gradients, const std::vector<bool>&) {
-  const MemoryScanInputs inputs = Unpack(list, attributes);
+void Backward(const MemoryScanPiece& piece, const Tensor& checkpoints, const Tensor& dy_as_it_lies,
+              const MemoryState& dstate, MemoryScanInputs& gradients) {
+  const MemoryScanInputs& inputs = piece.inputs;
   const Tensor q = Readable(inputs.tokens.q.value()), k = Readable(inputs.tokens.k.value()),
                v = Readable(inputs.tokens.v.value());
   const GateTensors gates = GatesOf(inputs.tokens);
-  MemoryScanResult adjoint;
-  size_t next = 0;
-  ForEachVar(attributes.rule, adjoint, [&](Var& x) { x = Var(output_gradients[next++]); });
-  const Tensor dy = Readable(adjoint.y.value());
-  const CarryTensors dcarry_out = ReadCarry(adjoint.state), dcarry_in = EmptyCarry(inputs.state);
-
-  MemoryScanInputs gradients;
-  gradients.tokens.q = Var(EmptyPerHeadLike(q));
-  gradients.tokens.k = Var(EmptyPerHeadLike(k));
-  gradients.tokens.v = Var(EmptyPerHeadLike(v));
+  const Tensor dy = Readable(dy_as_it_lies);
+  const CarryTensors dcarry_out = ReadCarry(dstate), dcarry_in = EmptyCarry(inputs.state);
   const auto empty = [](const Tensor& x) { return x.defined() ? EmptyLike(x) : x; };
   const GateTensors dgates{empty(gates.theta), empty(gates.eta), empty(gates.alpha)};
   Tensor gain, bias, dgain, dbias;
   auto& device = static_cast<CudaDevice&>(Backend::For(q.device()));
   CudaScratch scratch(device);
   MemoryScanBackwardArgs args;
-  args.shape = MemoryScanShapeOf(attributes.rule, q);
+  args.shape = MemoryScanShapeOf(piece.rule, q);
   args.q = Rows(q);
   args.k = Rows(k);
   args.v = Rows(v);
   args.gates = gates.pointers();
   args.norm_gain = NormPointer(inputs.parameters.norm_weight, gain);
   args.norm_bias = NormPointer(inputs.parameters.norm_bias, bias);
-  args.shape.resets = attributes.resets.defined();
-  const OptionTensors options = OptionsOf(args.shape, inputs, attributes);
+  args.shape.resets = piece.resets.defined();
+  const OptionTensors options = OptionsOf(args.shape, piece);
   args.initial = options.pointers();
   args.resets = Floats(options.resets);
+  args.row_scale = Floats(options.row_scale);
   OptionTensors doptions;
   for (const Tensor& w : options.initial) doptions.initial.push_back(EmptyLike(w));
+  for (const Tensor& c : options.biases) doptions.biases.push_back(EmptyLike(c));
+  doptions.row_scale = empty(options.row_scale);
   args.dinitial = doptions.pointers();
-  args.checkpoints = saved[0].data<float>();
+  args.drow_scale = Floats(doptions.row_scale);
+  args.checkpoints = checkpoints.data<float>();
   args.dy = Rows(dy);
   args.dcarry_out = dcarry_out.pointers();
   args.dq = Rows(gradients.tokens.q.value());
@@ -231,19 +229,31 @@ std::vector<Tensor> Backward(std::span<const Tensor> list, const MemoryScanAttri
   gradients.tokens.eta = head_major(dgates.eta);
   gradients.tokens.alpha = head_major(dgates.alpha);
   for (const Tensor& w : doptions.initial) gradients.parameters.initial.w.emplace_back(w);
+  for (const Tensor& c : doptions.biases) gradients.parameters.initial.c.emplace_back(c);
+  gradients.parameters.row_scale = Var(doptions.row_scale);
   gradients.parameters.norm_weight = Var(dgain);
   gradients.parameters.norm_bias = Var(dbias);
   Put(dcarry_in, gradients.state);
-  std::vector<Tensor> results;
-  ForEachVar(attributes.rule, gradients, [&](Var& x) { results.push_back(x.value()); });
-  return results;
 }
 
 }  // namespace
 
 void RegisterMemoryScan() {
-  MemoryScanOp().Register(DeviceType::kCuda,
-                          {.accepts = AcceptsMemoryScan, .forward = Forward, .backward = Backward});
+  static const MemoryScanKernel kernel{Forward, Backward};
+  MemoryScanOp().Register(
+      DeviceType::kCuda,
+      {.accepts = AcceptsMemoryScan,
+       .forward =
+           [](std::span<const Tensor> inputs, const MemoryScanAttributes& attributes,
+              std::vector<Tensor>* saved) {
+             return ScanForward(kernel, inputs, attributes, saved);
+           },
+       .backward =
+           [](std::span<const Tensor> inputs, const MemoryScanAttributes& attributes,
+              std::span<const Tensor> saved, std::span<const Tensor> output_gradients,
+              const std::vector<bool>&) {
+             return ScanBackward(kernel, inputs, attributes, saved, output_gradients);
+           }});
 }
 
 }  // namespace mnemo::cuda

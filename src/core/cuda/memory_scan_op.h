@@ -8,8 +8,8 @@
 
 namespace mnemo::cuda {
 
-// Whether the kernels cover a call: bf16 tokens, whole chunks, a rule and shape that they know,
-// and no resets. Pure function of shapes, dtypes and attributes.
+// Whether the kernels cover a call: bf16 tokens that begin with a chunk, a rule and shape that they
+// know. Pure function of shapes, dtypes and attributes.
 bool AcceptsMemoryScan(std::span<const Tensor> inputs, const MemoryScanAttributes& attributes);
 
 // What the kernels are told of a call with queries q [B, H, T, f], resets aside.

@@ -60,12 +60,16 @@ void SetOutput(const TensorRef& tensor, Uid uid, const SdpaShape& s, int64_t row
       .set_stride(StridesOf(strides));
 }
 
+// Which way round a mask over as many keys as queries is put is all the same but for the time that
+// cuDNN takes: of a window it then skips what is hidden forward only if the mask ends with both,
+// and backward only if it begins with both (9.19 on Hopper).
 template <typename Attributes>
-void SetMask(const SdpaShape& s, Attributes& attributes) {
+void SetMask(const SdpaShape& s, bool backward, Attributes& attributes) {
   attributes.set_attn_scale(static_cast<float>(1 / std::sqrt(static_cast<double>(s.head_dim))));
   if (!s.causal) return;
-  attributes.set_diagonal_alignment(s.queries == s.keys ? fe::DiagonalAlignment_t::TOP_LEFT
-                                                        : fe::DiagonalAlignment_t::BOTTOM_RIGHT);
+  const bool begins = s.queries == s.keys && (backward || s.window == 0);
+  attributes.set_diagonal_alignment(begins ? fe::DiagonalAlignment_t::TOP_LEFT
+                                           : fe::DiagonalAlignment_t::BOTTOM_RIGHT);
   attributes.set_diagonal_band_right_bound(0);
   if (s.window > 0) attributes.set_diagonal_band_left_bound(static_cast<int>(s.window));
 }
@@ -75,7 +79,7 @@ void DefineForward(const SdpaShape& s, fe::graph::Graph& graph) {
   const TensorRef k = graph.tensor(Describe("k", kK, s, s.keys, s.k));
   const TensorRef v = graph.tensor(Describe("v", kV, s, s.keys, s.v));
   auto attributes = fe::graph::SDPA_attributes().set_name("attention").set_generate_stats(true);
-  SetMask(s, attributes);
+  SetMask(s, false, attributes);
   const auto [o, stats] = graph.sdpa(q, k, v, attributes);
   SetOutput(o, kO, s, s.queries, s.o);
   stats->set_output(true).set_uid(kStats).set_data_type(fe::DataType_t::FLOAT);
@@ -96,7 +100,7 @@ void DefineBackward(const SdpaShape& s, fe::graph::Graph& graph) {
   auto attributes = fe::graph::SDPA_backward_attributes()
                         .set_name("attention_backward")
                         .set_deterministic_algorithm(s.deterministic);
-  SetMask(s, attributes);
+  SetMask(s, true, attributes);
   const auto [grad_q, grad_k, grad_v] = graph.sdpa_backward(q, k, v, o, grad_o, stats, attributes);
   SetOutput(grad_q, kGradQ, s, s.queries, s.grad_q);
   SetOutput(grad_k, kGradK, s, s.keys, s.grad_k);

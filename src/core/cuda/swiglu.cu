@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(kThreads) Forward(int64_t vectors, const T* a,
     Lane out;
 #pragma unroll
     for (int j = 0; j < kLane; ++j) {
-      out.at[j] = left.at[j] * Sigmoid(left.at[j]) * right.at[j];
+      out.at[j] = left.at[j] * QuickSigmoid(left.at[j]) * right.at[j];
     }
     StoreLane(y + i * kLane, out);
   }
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kThreads)
     Lane da, db;
 #pragma unroll
     for (int j = 0; j < kLane; ++j) {
-      const float x = left.at[j], s = Sigmoid(x);
+      const float x = left.at[j], s = QuickSigmoid(x);
       da.at[j] = dy.at[j] * right.at[j] * s * (1 + x * (1 - s));
       db.at[j] = dy.at[j] * x * s;
     }

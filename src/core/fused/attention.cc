@@ -141,7 +141,7 @@ std::vector<Var> Compose(std::span<const Var> inputs, const AttentionAttributes&
 }
 
 // Listed from the start of the program, not from the first call.
-[[maybe_unused]] const FusedOpBase& registered = AttentionOp();
+[[maybe_unused]] const FusedOpBase& attention_op = AttentionOp();
 
 }  // namespace
 

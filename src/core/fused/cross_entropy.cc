@@ -61,8 +61,8 @@ std::vector<Var> Compose(std::span<const Var> inputs, const CrossEntropyAttribut
 }
 
 // Listed from the start of the program, not from the first call.
-[[maybe_unused]] const FusedOpBase* const registered[] = {&CrossEntropyOp(),
-                                                          &CrossEntropyGradientOp()};
+[[maybe_unused]] const FusedOpBase* const cross_entropy_ops[] = {&CrossEntropyOp(),
+                                                                 &CrossEntropyGradientOp()};
 
 CrossEntropyGradients Differentiate(const Tensor& x, const Tensor& head, const Tensor& targets,
                                     int64_t tile, double scale, const VocabularyPart& part) {

@@ -1,5 +1,6 @@
 // The fused ops themselves, for those who register kernels of a device (fused_op.h). What each
-// computes is said where it is called from: layers.h, attention.h, cross_entropy.h, memory_scan.h.
+// computes is said where it is called from: layers.h, gates.h, attention.h, cross_entropy.h,
+// memory_scan.h.
 #pragma once
 
 #include <span>
@@ -32,6 +33,12 @@ FusedOp<ConvAttributes>& ConvSiluNormOp();
 
 // x [B, H, T, f], cos and sin [B or 1, 1, T, f / 2] of WideType -> [B, H, T, f].
 FusedOp<NoAttributes>& RotateOp();
+
+struct GateAttributes {
+  std::vector<double> maxima;  // of each gate
+};
+// x [B, T, d], then weight [H, d] and bias [H] of each gate -> [B, H, T, 1] of WideType for each.
+FusedOp<GateAttributes>& GatesOp();
 
 struct AttentionAttributes {
   AttentionMask mask;

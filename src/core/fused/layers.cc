@@ -72,8 +72,8 @@ std::vector<Var> ComposeRotate(std::span<const Var> inputs, const NoAttributes&)
 }
 
 // Listed from the start of the program, not from the first call.
-[[maybe_unused]] const FusedOpBase* const registered[] = {&RmsNormOp(), &SwiGluOp(),
-                                                          &ConvSiluNormOp(), &RotateOp()};
+[[maybe_unused]] const FusedOpBase* const layer_ops[] = {&RmsNormOp(), &SwiGluOp(),
+                                                         &ConvSiluNormOp(), &RotateOp()};
 
 }  // namespace
 

@@ -128,7 +128,7 @@ std::vector<Var> Compose(std::span<const Var> list, const MemoryScanAttributes& 
 }
 
 // Listed from the start of the program, not from the first call.
-[[maybe_unused]] const FusedOpBase& registered = MemoryScanOp();
+[[maybe_unused]] const FusedOpBase& memory_scan_op = MemoryScanOp();
 
 void CheckShapes(const MemoryRule& rule, const MemoryTokens& tokens, const MemoryState& state,
                  const Tensor& resets) {

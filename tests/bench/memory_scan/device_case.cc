@@ -26,6 +26,11 @@ MemoryScanShape FlatShape(MemoryScanShape shape) {
   return shape;
 }
 
+MemoryScanShape FlatNormShape(MemoryScanShape shape) {
+  shape.depth = 1;
+  return shape;
+}
+
 Buffer::Buffer(size_t bytes) : bytes_(bytes) {
   Check(cudaMalloc(&data_, bytes), "cudaMalloc");
   Poison();
@@ -125,6 +130,9 @@ DeviceCase::DeviceCase(const Case& c, bool keep_host) : case_(c), keep_host_(kee
   const size_t gates = s.batch * s.tokens * s.heads, rows = gates * 64;
   const bool flat = s.depth == 1;
   const size_t weights = s.batch * s.heads * 64 * (flat ? 64 : 256);
+  // Of W1: outputs of the size of the values, or for a norm, which would magnify small ones, of
+  // one.
+  const double scale = flat && !s.norm ? 1.0 / 8 : 1.0;
   q_ = Make(Rows64(g, rows, true), true);
   k_ = Make(Rows64(g, rows, true), true);
   v_ = Make(Rows64(g, rows, false), true);
@@ -137,22 +145,37 @@ DeviceCase::DeviceCase(const Case& c, bool keep_host) : case_(c), keep_host_(kee
             Make(std::move(alpha), false)};
   gain_ = Make(Uniform(g, s.heads * 64, 0.7f, 1.3f), false);
   bias_ = Make(Normal(g, s.heads * 64, 0.1), false);
-  carry_in_ = {Make(Normal(g, weights, flat ? 1.0 / 8 : 1.0), false),
-               Make(Normal(g, weights, 1.0 / 16), false),
+  carry_in_ = {Make(Normal(g, weights, scale), false), Make(Normal(g, weights, 1.0 / 16), false),
                Make(Normal(g, weights, c.momentum ? 0.02 : 0), false),
                Make(Normal(g, weights, c.momentum ? 0.002 : 0), false)};
+  // Of c1, c2, t1, t2: of the last two, the momenta, none are used without momentum.
+  const auto biases = [&](int i) -> size_t {
+    return s.batch * s.heads * (flat || i % 2 ? 64 : 256);
+  };
+  const int bias_arrays = s.biases ? 4 : 0;
+  for (int i = 0; i < bias_arrays; ++i)
+    carry_in_.push_back(Make(Normal(g, biases(i), i < 2 ? 0.2 : c.momentum ? 0.02 : 0), false));
   const auto output = [](size_t n, bool b) { return std::make_shared<Array>(n, b); };
   const size_t per_head = weights / s.batch;
   if (!s.plain()) {
-    initial_ = {Make(Normal(g, per_head, 1.0), false), Make(Normal(g, per_head, 1.0 / 16), false)};
+    initial_ = {Make(Normal(g, per_head, scale), false)};
+    if (!flat) initial_.push_back(Make(Normal(g, per_head, 1.0 / 16), false));
     const size_t chunks = (s.tokens + s.chunk - 1) / s.chunk;
     std::vector<float> resets(s.batch * chunks);
     for (size_t i = 0; i < resets.size(); ++i) resets[i] = g() % 3 == 0 ? 1.0f : 0.0f;
     resets_ = Make(std::move(resets), false);
     hits_ = output(1, false);
+    for (int i = 0; i < (s.biases ? s.depth : 0); ++i)
+      initial_biases_.push_back(Make(Normal(g, biases(i) / s.batch, 0.2), false));
+    if (s.row_scale) {
+      std::vector<float> learned = Uniform(g, s.chunk, -0.2f, 1.0f);
+      learned[s.chunk / 2] = -1;  // this row of G is zero
+      row_scale_ = Make(std::move(learned), false);
+    }
   }
   y_ = output(rows, true);
   for (int i = 0; i < 4; ++i) carry_out_.push_back(output(weights, false));
+  for (int i = 0; i < bias_arrays; ++i) carry_out_.push_back(output(biases(i), false));
   workspace_ = std::make_unique<Buffer>(MemoryScanForwardWorkspace(s));
   if (!c.backward) return;
   checkpoints_ = std::make_unique<Buffer>(MemoryScanCheckpointBytes(s));
@@ -161,15 +184,22 @@ DeviceCase::DeviceCase(const Case& c, bool keep_host) : case_(c), keep_host_(kee
   dcarry_out_ = {Make(Normal(g, weights, 0.3), false), Make(Normal(g, weights, 1), false),
                  Make(Normal(g, weights, c.momentum ? 0.3 : 0), false),
                  Make(Normal(g, weights, c.momentum ? 1 : 0), false)};
+  for (int i = 0; i < bias_arrays; ++i)
+    dcarry_out_.push_back(Make(Normal(g, biases(i), i < 2 || c.momentum ? 1 : 0), false));
+  for (size_t i = 0; i < initial_biases_.size(); ++i)
+    dinitial_biases_.push_back(output(biases(static_cast<int>(i)) / s.batch, false));
+  if (s.row_scale) drow_scale_ = output(s.chunk, false);
   dq_ = output(rows, true), dk_ = output(rows, true), dv_ = output(rows, true);
   dgain_ = output(s.heads * 64, false), dbias_ = output(s.heads * 64, false);
   for (int i = 0; i < 3; ++i) dgates_.push_back(output(gates, false));
   for (int i = 0; i < 4; ++i) dcarry_in_.push_back(output(weights, false));
+  for (int i = 0; i < bias_arrays; ++i) dcarry_in_.push_back(output(biases(i), false));
   for (size_t i = 0; i < initial_.size(); ++i) dinitial_.push_back(output(per_head, false));
 }
 
 bool DeviceCase::HasWeights(int i) const {
-  return (case_.shape.depth > 1 || i % 2 == 0) && (case_.momentum || i < 2);
+  if (i > 3 && !case_.shape.biases) return false;
+  return (case_.shape.depth > 1 || i % 2 == 0) && (case_.momentum || i % 4 < 2);
 }
 
 MemoryScanRows DeviceCase::RowsOf(const Array& a) const {
@@ -182,13 +212,26 @@ namespace {
 template <typename T>
 MemoryScanCarry CarryOf(const DeviceCase& d, const T& a) {
   const auto at = [&](int i) { return d.HasWeights(i) ? a[i]->device.floats() : nullptr; };
-  return {at(0), at(1), at(2), at(3)};
+  return {at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)};
 }
 
 template <typename T>
 MemoryScanGates GatesOf(const Case& c, const T& a) {
   return {a[0]->device.floats(), c.momentum ? a[1]->device.floats() : nullptr,
           c.forgetting ? a[2]->device.floats() : nullptr};
+}
+
+template <typename T>
+float* FloatsOf(const T& a) {
+  return a ? a->device.floats() : nullptr;
+}
+
+template <typename T>
+MemoryScanInitial InitialOf(const T& a, const T& biases) {
+  const auto at = [](const T& list, size_t i) {
+    return i < list.size() ? FloatsOf(list[i]) : nullptr;
+  };
+  return {at(a, 0), at(a, 1), at(biases, 0), at(biases, 1)};
 }
 
 }  // namespace
@@ -204,7 +247,8 @@ const char* DeviceCase::Forward(cudaStream_t stream) {
   a.checkpoints = checkpoints_ ? checkpoints_->floats() : nullptr;
   a.side_stream = case_.side_streams[1];
   if (!initial_.empty()) {
-    a.initial = {initial_[0]->device.floats(), initial_[1]->device.floats()};
+    a.initial = InitialOf(initial_, initial_biases_);
+    a.row_scale = FloatsOf(row_scale_);
     a.resets = resets_->device.floats();
     a.clamp_hits = hits_->device.floats();
   }
@@ -224,8 +268,9 @@ const char* DeviceCase::Backward(cudaStream_t stream) {
   a.workspace = backward_workspace_->data();
   a.side_streams[0] = case_.side_streams[0], a.side_streams[1] = case_.side_streams[1];
   if (!initial_.empty()) {
-    a.initial = {initial_[0]->device.floats(), initial_[1]->device.floats()};
-    a.dinitial = {dinitial_[0]->device.floats(), dinitial_[1]->device.floats()};
+    a.initial = InitialOf(initial_, initial_biases_);
+    a.dinitial = InitialOf(dinitial_, dinitial_biases_);
+    a.row_scale = FloatsOf(row_scale_), a.drow_scale = FloatsOf(drow_scale_);
     a.resets = resets_->device.floats();
   }
   return MemoryScanBackward(a, stream);
@@ -237,6 +282,8 @@ void DeviceCase::PoisonOutputs() {
   for (auto& a : carry_out_) a->device.Poison();
   if (hits_) hits_->device.Poison();
   for (auto& a : dinitial_) a->device.Poison();
+  for (auto& a : dinitial_biases_) a->device.Poison();
+  if (drow_scale_) drow_scale_->device.Poison();
   if (!case_.backward) return;
   checkpoints_->Poison(), backward_workspace_->Poison();
   for (auto& a : {dq_, dk_, dv_, dgain_, dbias_}) a->device.Poison();
@@ -249,6 +296,8 @@ void DeviceCase::Fetch() {
   for (auto& a : carry_out_) a->Download();
   if (hits_) hits_->Download();
   for (auto& a : dinitial_) a->Download();
+  for (auto& a : dinitial_biases_) a->Download();
+  if (drow_scale_) drow_scale_->Download();
   if (!case_.backward) return;
   for (auto& a : {dq_, dk_, dv_, dgain_, dbias_}) a->Download();
   for (auto& a : dgates_) a->Download();
@@ -266,12 +315,14 @@ uint64_t DeviceCase::Checksum() const {
   };
   add(y_);
   const auto add_state = [&](const std::vector<std::shared_ptr<Array>>& a) {
-    for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < 8; ++i)
       if (HasWeights(i)) add(a[i]);
   };
   add_state(carry_out_);
   if (hits_) add(hits_);
   for (auto& a : dinitial_) add(a);
+  for (auto& a : dinitial_biases_) add(a);
+  if (drow_scale_) add(drow_scale_);
   if (!case_.backward) return hash;
   for (auto& a : {dq_, dk_, dv_, dgain_, dbias_}) add(a);
   for (auto& a : dgates_) add(a);
@@ -297,16 +348,43 @@ std::vector<double> DeviceCase::HostGates(const Array& a, int64_t sequence) cons
   return v;
 }
 
+namespace {
+
+// Of W1 (layer 0) or W2, with a column of biases behind if there are any.
+template <typename A>
+Mat HostWeights(const MemoryScanShape& s, const A& weights, const A& biases, int layer,
+                int64_t sequence) {
+  const int rows = layer || s.depth == 1 ? 64 : 256, in = layer ? 256 : 64;
+  Mat m(rows, in + (biases ? 1 : 0));
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < in; ++j) m(i, j) = weights->host[(sequence * rows + i) * in + j];
+    if (biases) m(i, in) = biases->host[sequence * rows + i];
+  }
+  return m;
+}
+
+}  // namespace
+
 State DeviceCase::HostState(const std::vector<std::shared_ptr<Array>>& a, int64_t sequence) const {
-  const bool flat = case_.shape.depth == 1;
-  const auto matrix = [&](int i) {
-    Mat m(i % 2 || flat ? 64 : 256, i % 2 ? 256 : 64);
-    for (size_t j = 0; j < m.v.size(); ++j) m.v[j] = a[i]->host[sequence * m.v.size() + j];
-    return m;
-  };
-  if (flat) return {{matrix(0)}, {matrix(2)}};
-  if (a.size() == 2) return {{matrix(0), matrix(1)}, {}};  // W_0 has no momentum
-  return {{matrix(0), matrix(1)}, {matrix(2), matrix(3)}};
+  const MemoryScanShape& s = case_.shape;
+  State state;
+  for (int layer = 0; layer < s.depth; ++layer) {
+    const auto biases = [&](int i) { return s.biases ? a[i] : nullptr; };
+    state.w.push_back(HostWeights(s, a[layer], biases(4 + layer), layer, sequence));
+    state.s.push_back(HostWeights(s, a[2 + layer], biases(6 + layer), layer, sequence));
+  }
+  return state;
+}
+
+std::vector<Mat> DeviceCase::HostInitial(const std::vector<std::shared_ptr<Array>>& a,
+                                         const std::vector<std::shared_ptr<Array>>& biases,
+                                         int64_t head) const {
+  std::vector<Mat> initial;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const auto b = biases.empty() ? nullptr : biases[i];
+    initial.push_back(HostWeights(case_.shape, a[i], b, static_cast<int>(i), head));
+  }
+  return initial;
 }
 
 memory_reference::Inputs DeviceCase::HostInputs(int64_t sequence) const {
@@ -320,18 +398,25 @@ memory_reference::Inputs DeviceCase::HostInputs(int64_t sequence) const {
                               {},
                               HostState(carry_in_, sequence),
                               {},
+                              {},
                               {}};
   const int64_t head = sequence % case_.shape.heads;
   in.gain.assign(&gain_->host[head * 64], &gain_->host[head * 64] + 64);
   in.bias.assign(&bias_->host[head * 64], &bias_->host[head * 64] + 64);
   const MemoryScanShape& s = case_.shape;
-  if (!initial_.empty()) in.initial = HostState(initial_, head).w;
+  in.initial = HostInitial(initial_, initial_biases_, head);
+  if (row_scale_) in.row_scale.assign(row_scale_->host.begin(), row_scale_->host.end());
   if (s.resets) {
     const int64_t chunks = (s.tokens + s.chunk - 1) / s.chunk;
     for (int64_t i = 0; i < chunks; ++i)
       in.resets.push_back(resets_->host[sequence / s.heads * chunks + i] != 0);
   }
   return in;
+}
+
+std::vector<double> DeviceCase::DeviceRowScale() const {
+  if (!drow_scale_) return {};
+  return {drow_scale_->host.begin(), drow_scale_->host.end()};
 }
 
 double DeviceCase::DeviceHits() const { return hits_ ? hits_->host[0] : 0; }
@@ -354,7 +439,8 @@ memory_reference::Gradients DeviceCase::DeviceGradients(int64_t sequence) const 
           {&dgain_->host[head * 64], &dgain_->host[head * 64] + 64},
           {&dbias_->host[head * 64], &dbias_->host[head * 64] + 64},
           HostState(dcarry_in_, sequence),
-          dinitial_.empty() ? std::vector<Mat>() : HostState(dinitial_, head).w};
+          HostInitial(dinitial_, dinitial_biases_, head),
+          DeviceRowScale()};
 }
 
 }  // namespace mnemo::memory_bench

@@ -47,6 +47,8 @@ struct Case {
 
 // The shape of depth 1: no layer norm, no residual.
 MemoryScanShape FlatShape(MemoryScanShape shape);
+// The same with both.
+MemoryScanShape FlatNormShape(MemoryScanShape shape);
 
 // All buffers of one case. Host copies hold what the device sees (bf16 already rounded).
 class DeviceCase {
@@ -69,7 +71,9 @@ class DeviceCase {
   int chunk() const { return case_.shape.chunk; }
   // Tokens with clamped gradients, over all sequences.
   double DeviceHits() const;
-  // Whether the kernels read and write W1, W2, S1 or S2 (0 .. 3).
+  // The gradient of the row scale.
+  std::vector<double> DeviceRowScale() const;
+  // Whether the kernels read and write W1, W2, S1, S2, c1, c2, t1, t2 (0 .. 7).
   bool HasWeights(int i) const;
 
  private:
@@ -79,13 +83,17 @@ class DeviceCase {
   std::vector<double> HostGates(const Array& a, int64_t sequence) const;
   memory_reference::State HostState(const std::vector<std::shared_ptr<Array>>& a,
                                     int64_t sequence) const;
+  std::vector<memory_reference::Mat> HostInitial(const std::vector<std::shared_ptr<Array>>& a,
+                                                 const std::vector<std::shared_ptr<Array>>& biases,
+                                                 int64_t head) const;
   MemoryScanRows RowsOf(const Array& a) const;
 
   Case case_;
   bool keep_host_;
   std::shared_ptr<Array> q_, k_, v_, y_, dy_, dq_, dk_, dv_, gain_, bias_, dgain_, dbias_;
-  std::shared_ptr<Array> resets_, hits_;                    // with options only
-  std::vector<std::shared_ptr<Array>> initial_, dinitial_;  // the same
+  // With options only. Of W_0, its biases and their gradients, one for each layer.
+  std::shared_ptr<Array> resets_, hits_, row_scale_, drow_scale_;
+  std::vector<std::shared_ptr<Array>> initial_, dinitial_, initial_biases_, dinitial_biases_;
   std::vector<std::shared_ptr<Array>> gates_, dgates_, carry_in_, carry_out_, dcarry_out_,
       dcarry_in_;
   std::unique_ptr<Buffer> workspace_, backward_workspace_, checkpoints_;

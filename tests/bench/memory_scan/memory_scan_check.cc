@@ -63,6 +63,9 @@ int main(int argc, char** argv) {
     mnemo::MemoryScanShape options = Shape(1, 150, 2);
     options.towards_initial = options.resets = true, options.clamp = 60;
     RunOnce(options, backward);
+    RunOnce(FlatNormShape(Shape(1, 150, 2)), backward);
+    RunOnce(FlatShape(options), backward);
+    RunOnce(FlatNormShape(options), backward);
     return 0;
   }
   if (mode == "profile") {

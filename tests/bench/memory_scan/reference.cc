@@ -63,11 +63,18 @@ std::vector<double> Project(const std::vector<double>& x, const std::vector<doub
 struct Coefficients {
   std::vector<double> a, b, e;
   Mat g, p;
+  Mat plain_g;              // before its rows are scaled
+  std::vector<double> row;  // what with
 };
 
 Coefficients MakeCoefficients(const Inputs& in, int t0, int n) {
-  Coefficients c{std::vector<double>(n), std::vector<double>(n), std::vector<double>(n), Mat(n, n),
-                 Mat(n, n)};
+  Coefficients c{std::vector<double>(n),
+                 std::vector<double>(n),
+                 std::vector<double>(n),
+                 Mat(n, n),
+                 Mat(n, n),
+                 Mat(n, n),
+                 std::vector<double>(n, 1)};
   double a = 1, b = 0, e = 1;
   for (int t = 0; t < n; ++t) {
     const double keep = 1 - in.alpha[t0 + t], eta = in.eta[t0 + t];
@@ -77,9 +84,11 @@ Coefficients MakeCoefficients(const Inputs& in, int t0, int n) {
     c.a[t] = a, c.b[t] = b, c.e[t] = e;
     for (int s = 0; s <= t; ++s) {
       c.p(t, s) = s == t ? in.theta[t0 + t] : eta * c.p(t - 1, s);
-      c.g(t, s) = (s == t ? 0.0 : keep * c.g(t - 1, s)) + c.p(t, s);
+      c.plain_g(t, s) = (s == t ? 0.0 : keep * c.plain_g(t - 1, s)) + c.p(t, s);
     }
+    if (!in.row_scale.empty()) c.row[t] = std::max(0.0, 1.0 / (t + 1) + in.row_scale[t]);
   }
+  c.g = ScaleRows(c.row, c.plain_g);
   return c;
 }
 
@@ -144,6 +153,32 @@ Mat Rows(const Mat& a, int t0, int n) {
   return c;
 }
 
+// With biases: a column of ones behind an input's features, and back.
+Mat Input(const Rule& rule, const Mat& x) {
+  if (!rule.biases) return x;
+  Mat y(x.rows, x.cols + 1);
+  for (int t = 0; t < x.rows; ++t) {
+    for (int i = 0; i < x.cols; ++i) y(t, i) = x(t, i);
+    y(t, x.cols) = 1;
+  }
+  return y;
+}
+
+// A column of zeros: what reaches the inputs does not reach the ones.
+Mat Unreached(const Rule& rule, const Mat& x) {
+  Mat y = Input(rule, x);
+  for (int t = 0; t < y.rows && rule.biases; ++t) y(t, x.cols) = 0;
+  return y;
+}
+
+Mat Features(const Rule& rule, const Mat& x) {
+  if (!rule.biases) return x;
+  Mat y(x.rows, x.cols - 1);
+  for (int t = 0; t < x.rows; ++t)
+    for (int i = 0; i < y.cols; ++i) y(t, i) = x(t, i);
+  return y;
+}
+
 // err and the last delta from the network's raw output.
 void KeyError(const Rule& rule, const Inputs& in, const Mat& o, Chunk& c, Mat& delta) {
   const int f = o.cols;
@@ -190,20 +225,20 @@ Chunk RunChunk(const Rule& rule, const Inputs& in, const State& state, int t0, M
           {},
           {},
           {}};
-  c.h.push_back(c.k);
+  c.h.push_back(Input(rule, c.k));
   for (int i = 0; i < depth; ++i) {
     c.z.push_back(Product(c.h[i], false, state.w[i], true));
-    if (i + 1 < depth) c.h.push_back(Values(rule, c.z[i]));
+    if (i + 1 < depth) c.h.push_back(Input(rule, Values(rule, c.z[i])));
   }
   c.d.resize(depth);
   c.u.resize(depth);
   KeyError(rule, in, c.z[depth - 1], c, c.d[depth - 1]);
   for (int i = depth - 2; i >= 0; --i) {
-    c.u[i] = Product(c.d[i + 1], false, state.w[i + 1], false);
+    c.u[i] = Features(rule, Product(c.d[i + 1], false, state.w[i + 1], false));
     c.d[i] = Hadamard(c.u[i], Slopes(rule, c.z[i]));
   }
   Clamp(rule, c);
-  c.x.push_back(c.q);
+  c.x.push_back(Input(rule, c.q));
   for (int i = 0; i < depth; ++i) {
     c.qw.push_back(Product(c.x[i], false, state.w[i], true));
     c.qs.push_back(Product(c.x[i], false, state.s[i], true));
@@ -216,7 +251,7 @@ Chunk RunChunk(const Rule& rule, const Inputs& in, const State& state, int t0, M
     }
     Add(z, Hadamard(c.c.g, c.r[i]), false, c.clamped[i], false, -1);
     c.zq.push_back(z);
-    if (i + 1 < depth) c.x.push_back(Values(rule, z));
+    if (i + 1 < depth) c.x.push_back(Input(rule, Values(rule, z)));
   }
   if (y == nullptr) return c;
   for (int t = 0; t < n; ++t) {
@@ -255,6 +290,12 @@ struct CoefficientGradients {
 void CoefficientsBackward(const Inputs& in, const Chunk& c, CoefficientGradients d,
                           Gradients& out) {
   const Coefficients& k = c.c;
+  for (int t = 0; t < c.n && !in.row_scale.empty(); ++t) {
+    for (int s = 0; s <= t; ++s) {
+      if (k.row[t] > 0) out.row_scale[t] += d.g(t, s) * k.plain_g(t, s);
+      d.g(t, s) *= k.row[t];
+    }
+  }
   for (int t = c.n - 1; t >= 0; --t) {
     const double keep = 1 - in.alpha[c.t0 + t], eta = in.eta[c.t0 + t];
     const double a0 = t ? k.a[t - 1] : 1, b0 = t ? k.b[t - 1] : 0, e0 = t ? k.e[t - 1] : 1;
@@ -274,7 +315,7 @@ void CoefficientsBackward(const Inputs& in, const Chunk& c, CoefficientGradients
         out.theta[c.t0 + t] += d.p(t, s);
         continue;
       }
-      dalpha -= d.g(t, s) * k.g(t - 1, s);
+      dalpha -= d.g(t, s) * k.plain_g(t - 1, s);
       d.g(t - 1, s) += keep * d.g(t, s);
       deta += d.p(t, s) * k.p(t - 1, s);
       d.p(t - 1, s) += eta * d.p(t, s);
@@ -368,6 +409,7 @@ void ChunkBackward(const Rule& rule, const Inputs& in, const Chunk& c, const Mat
       Add(out.initial[i], fz, true, c.x[i], false);
     }
     Add(dx, m, false, c.h[i], false, -1);
+    dx = Features(rule, dx);
     if (i > 0) {
       dz = Hadamard(dx, Slopes(rule, c.zq[i - 1]));
       continue;
@@ -406,8 +448,9 @@ void ChunkBackward(const Rule& rule, const Inputs& in, const Chunk& c, const Mat
   for (int i = 0; i + 1 < depth; ++i) {
     const Mat du = Hadamard(dd[i], Slopes(rule, c.z[i]));
     dz_extra[i] = Hadamard(Hadamard(dd[i], c.u[i]), Curves(rule, c.z[i]));
-    Add(dd[i + 1], du, false, c.state.w[i + 1], true);
-    Add(dprev.w[i + 1], c.d[i + 1], true, du, false);
+    const Mat reached = Unreached(rule, du);
+    Add(dd[i + 1], reached, false, c.state.w[i + 1], true);
+    Add(dprev.w[i + 1], c.d[i + 1], true, reached, false);
   }
   Mat d_o, derr;
   KeyErrorBackward(rule, in, c, dd[depth - 1], d_o, derr, out);
@@ -416,7 +459,7 @@ void ChunkBackward(const Rule& rule, const Inputs& in, const Chunk& c, const Mat
     Add(dprev.w[i], dzk, true, c.h[i], false);
     Add(dh[i], dzk, false, c.state.w[i], false);
     if (i == 0) break;
-    dzk = Hadamard(dh[i], Slopes(rule, c.z[i - 1]));
+    dzk = Hadamard(Features(rule, dh[i]), Slopes(rule, c.z[i - 1]));
     Axpy(dzk, 1, dz_extra[i - 1]);
   }
   for (int t = 0; t < n; ++t) {
@@ -478,8 +521,17 @@ Gradients Backward(const Rule& rule, const Inputs& in, const Mat& dy, const Stat
     state = NextState(rule, in, chunks.back());
   }
   const std::vector<double> zero(tokens);
-  Gradients out{Mat(tokens, f), Mat(tokens, f),         Mat(tokens, f),         zero,   zero,
-                zero,           std::vector<double>(f), std::vector<double>(f), dcarry, {}};
+  Gradients out{Mat(tokens, f),
+                Mat(tokens, f),
+                Mat(tokens, f),
+                zero,
+                zero,
+                zero,
+                std::vector<double>(f),
+                std::vector<double>(f),
+                dcarry,
+                {},
+                std::vector<double>(in.row_scale.size())};
   for (const Mat& w : in.initial) out.initial.emplace_back(w.rows, w.cols);
   for (size_t i = chunks.size(); i-- > 0;) {
     ChunkBackward(rule, in, chunks[i], Rows(dy, chunks[i].t0, chunks[i].n), out.carry, out);

@@ -21,9 +21,11 @@ struct Rule {
   bool round_operands = false;   // of every product, to bf16; and y, dq, dk and dv themselves
   bool towards_initial = false;  // forgetting towards the first weights
   double clamp = 0;              // of the inner gradient's norm; 0: none
+  bool biases = false;
 };
 
-// Weights and momenta, one matrix per layer: w[i] is [out, in].
+// Weights and momenta, one matrix per layer: w[i] is [out, in]. With biases they are one more
+// column, [out, in + 1], whose input is 1.
 struct State {
   std::vector<Mat> w, s;
 };
@@ -35,6 +37,8 @@ struct Inputs {
   State carry;
   std::vector<Mat> initial;  // W_0; empty where nothing asks for it
   std::vector<bool> resets;  // by chunk: begins at W_0, S = 0; empty: none does
+  // [chunk]: row t of G is scaled by max(0, 1 / t + row_scale_t), t from 1. Empty: it is not.
+  std::vector<double> row_scale;
 };
 
 struct Outputs {
@@ -48,6 +52,7 @@ struct Gradients {
   std::vector<double> theta, eta, alpha, gain, bias;
   State carry;
   std::vector<Mat> initial;
+  std::vector<double> row_scale;
 };
 
 Outputs Forward(const Rule& rule, const Inputs& in);

@@ -22,20 +22,25 @@ void FillUniform(std::vector<double>& v, double low, double high) {
   for (double& x : v) x = uniform(generator);
 }
 
-Inputs MakeInputs(const Rule& rule, int tokens, int f, int m, bool resets) {
-  Inputs in{Mat(tokens, f), Mat(tokens, f), Mat(tokens, f), {}, {}, {}, {}, {}, {}, {}, {}};
+Inputs MakeInputs(const Rule& rule, int tokens, int f, int m, bool resets, bool row_scale) {
+  Inputs in{Mat(tokens, f), Mat(tokens, f), Mat(tokens, f), {}, {}, {}, {}, {}, {}, {}, {}, {}};
   Fill(in.q.v, 0.5), Fill(in.k.v, 0.5), Fill(in.v.v, 0.5);
   in.theta.resize(tokens), in.eta.resize(tokens), in.alpha.resize(tokens);
   FillUniform(in.theta, 0.02, 0.2), FillUniform(in.eta, 0.1, 0.9), FillUniform(in.alpha, 0, 0.2);
   in.gain.assign(f, 0), in.bias.assign(f, 0);
   FillUniform(in.gain, 0.7, 1.3), Fill(in.bias, 0.1);
   for (int i = 0; i < rule.depth; ++i) {
-    const int rows = i + 1 < rule.depth ? m : f, cols = i ? m : f;
+    const int rows = i + 1 < rule.depth ? m : f, cols = (i ? m : f) + (rule.biases ? 1 : 0);
     in.carry.w.emplace_back(rows, cols), Fill(in.carry.w[i].v, 1 / std::sqrt(cols));
     in.carry.s.emplace_back(rows, cols), Fill(in.carry.s[i].v, 0.1);
     in.initial.emplace_back(rows, cols), Fill(in.initial[i].v, 1 / std::sqrt(cols));
   }
   if (resets) in.resets = {false, true, false};
+  if (row_scale) {
+    in.row_scale.resize(rule.chunk);
+    FillUniform(in.row_scale, -0.1, 0.4);
+    in.row_scale[2] = -1;  // this row of G is zero
+  }
   return in;
 }
 
@@ -68,9 +73,9 @@ double Compare(std::vector<double>& x, const std::vector<double>& gradient,
   return worst / largest;
 }
 
-double CheckRule(const Rule& rule, bool resets) {
+double CheckRule(const Rule& rule, bool resets, bool row_scale) {
   const int tokens = 13, f = 5, m = 7;
-  Inputs in = MakeInputs(rule, tokens, f, m, resets);
+  Inputs in = MakeInputs(rule, tokens, f, m, resets, row_scale);
   Mat dy(tokens, f);
   Fill(dy.v, 1);
   State dcarry = in.carry;
@@ -84,6 +89,7 @@ double CheckRule(const Rule& rule, bool resets) {
   compare(in.q.v, g.q.v), compare(in.k.v, g.k.v), compare(in.v.v, g.v.v);
   compare(in.theta, g.theta), compare(in.eta, g.eta), compare(in.alpha, g.alpha);
   if (rule.norm) compare(in.gain, g.gain), compare(in.bias, g.bias);
+  if (row_scale) compare(in.row_scale, g.row_scale);
   for (int i = 0; i < rule.depth; ++i) {
     compare(in.carry.w[i].v, g.carry.w[i].v), compare(in.carry.s[i].v, g.carry.s[i].v);
     compare(in.initial[i].v, g.initial[i].v);
@@ -101,16 +107,25 @@ int main() {
   // 1e-5 is a wrong term.
   bool good = true;
   for (int depth = 1; depth <= 3; ++depth) {
-    for (int bits = 0; bits < 32; ++bits) {
-      const Rule rule{depth,           5,     (bits & 1) != 0, (bits & 2) != 0,           1e-6,
-                      (bits & 4) != 0, false, (bits & 8) != 0, (bits & 16) != 0 ? 0.7 : 0};
+    for (int bits = 0; bits < 128; ++bits) {
+      const Rule rule{depth,
+                      5,
+                      (bits & 1) != 0,
+                      (bits & 2) != 0,
+                      1e-6,
+                      (bits & 4) != 0,
+                      false,
+                      (bits & 8) != 0,
+                      (bits & 16) != 0 ? 0.7 : 0,
+                      (bits & 32) != 0};
+      const bool row_scale = (bits & 64) != 0;
       const bool resets = (bits >> 3) % 3 != 0;
-      const double error = CheckRule(rule, resets);
+      const double error = CheckRule(rule, resets, row_scale);
       std::printf(
           "depth %d norm %d residual %d gelu %d initial %d clamp %.1f "
-          "resets %d: %.1e\n",
+          "resets %d biases %d row scale %d: %.1e\n",
           depth, rule.norm, rule.residual, rule.gelu, rule.towards_initial, rule.clamp, resets,
-          error);
+          rule.biases, row_scale, error);
       good = good && error < 1e-5;
     }
   }

@@ -102,14 +102,32 @@ bool Report(const char* title, const std::vector<Row>& rows, bool one_chunk) {
   return good;
 }
 
-void CompareStates(const char* const (&names)[4], const DeviceCase& d, const State& got,
+// Without biases and the biases alone, of weights that have them in a last column.
+Mat Columns(const Mat& a, int begin, int end) {
+  Mat part(a.rows, end - begin);
+  for (int i = 0; i < a.rows; ++i)
+    for (int j = begin; j < end; ++j) part(i, j - begin) = a(i, j);
+  return part;
+}
+Mat Weights(const DeviceCase& d, const Mat& a) {
+  return Columns(a, 0, a.cols - (d.HasWeights(4) ? 1 : 0));
+}
+Mat Biases(const Mat& a) { return Columns(a, a.cols - 1, a.cols); }
+
+void CompareStates(const char* const (&names)[8], const DeviceCase& d, const State& got,
                    const State& rounded, const State& want, std::vector<Row>& rows) {
   for (int i = 0; i < 4; ++i) {
     if (!d.HasWeights(i)) continue;
-    const auto part = [i](const State& s) { return (i < 2 ? s.w : s.s)[i % 2]; };
+    const auto part = [&](const State& s) { return Weights(d, (i < 2 ? s.w : s.s)[i % 2]); };
     rows.push_back({names[i], Relative(part(got).v, part(want).v),
                     Relative(part(rounded).v, part(want).v), kTolerance,
                     BySlice(part(got), part(want))});
+  }
+  for (int i = 4; i < 8; ++i) {
+    if (!d.HasWeights(i)) continue;
+    const auto part = [&](const State& s) { return Biases((i < 6 ? s.w : s.s)[i % 2]); };
+    rows.push_back({names[i], Relative(part(got).v, part(want).v),
+                    Relative(part(rounded).v, part(want).v), kTolerance, ""});
   }
 }
 
@@ -119,7 +137,8 @@ void CompareOutputs(const DeviceCase& d, const Outputs& got, const Outputs& roun
                   ByChunk(got.y, want.y, d.chunk())});
   rows.push_back(
       {"y/token", WorstRow(got.y, want.y), WorstRow(rounded.y, want.y), 4 * kTolerance, ""});
-  CompareStates({"W1", "W2", "S1", "S2"}, d, got.carry, rounded.carry, want.carry, rows);
+  CompareStates({"W1", "W2", "S1", "S2", "c1", "c2", "t1", "t2"}, d, got.carry, rounded.carry,
+                want.carry, rows);
 }
 
 void CompareGradients(const DeviceCase& d, const Gradients& got, const Gradients& rounded,
@@ -131,7 +150,8 @@ void CompareGradients(const DeviceCase& d, const Gradients& got, const Gradients
   compare("dq", got.q, rounded.q, want.q);
   compare("dk", got.k, rounded.k, want.k);
   compare("dv", got.v, rounded.v, want.v);
-  CompareStates({"dW1", "dW2", "dS1", "dS2"}, d, got.carry, rounded.carry, want.carry, rows);
+  CompareStates({"dW1", "dW2", "dS1", "dS2", "dc1", "dc2", "dt1", "dt2"}, d, got.carry,
+                rounded.carry, want.carry, rows);
 }
 
 struct Expected {
@@ -141,9 +161,9 @@ struct Expected {
 
 Expected Compute(const Case& c, const DeviceCase& d, int64_t sequence, bool round_operands) {
   const MemoryScanShape& s = c.shape;
-  const memory_reference::Rule rule{s.depth,        s.chunk,           s.norm,
-                                    s.residual,     s.epsilon,         s.gelu,
-                                    round_operands, s.towards_initial, s.clamp};
+  const memory_reference::Rule rule{s.depth,   s.chunk, s.norm,         s.residual,
+                                    s.epsilon, s.gelu,  round_operands, s.towards_initial,
+                                    s.clamp,   s.biases};
   const memory_reference::Inputs in = d.HostInputs(sequence);
   Expected e;
   e.outputs = memory_reference::Forward(rule, in);
@@ -178,36 +198,56 @@ void CompareNorm(const Case& c, const DeviceCase& d, const std::vector<Expected>
 // W_0's gradient, which sums over the batch too, and the count of clamped gradients.
 void CompareOptions(const Case& c, const DeviceCase& d, const std::vector<Expected>& exact,
                     const std::vector<Expected>& rounded, std::vector<Row>& rows) {
-  const auto initial = [&](const std::vector<Expected>& all, int64_t head, int layer) {
+  const int parts = c.shape.depth * (c.shape.biases ? 2 : 1);
+  const auto piece = [&](const Mat& x, int part) {
+    return part < c.shape.depth ? Weights(d, x) : Biases(x);
+  };
+  const auto initial = [&](const std::vector<Expected>& all, int64_t head, int part) {
+    const int layer = part % c.shape.depth;
     Mat sum = all[head].gradients.initial[layer];
     for (size_t s = head + c.shape.heads; s < all.size(); s += c.shape.heads)
       memory_reference::Axpy(sum, 1, all[s].gradients.initial[layer]);
-    return sum;
+    return piece(sum, part);
   };
-  const char* names[] = {"dW0_1", "dW0_2"};
+  const char* flat_names[] = {"dW0", "dc0", "", ""};
+  const char* deep_names[] = {"dW0_1", "dW0_2", "dc0_1", "dc0_2"};
+  const auto& names = c.shape.depth == 1 ? flat_names : deep_names;
   // Without resets and without forgetting towards it nothing depends on W_0.
   const bool used = c.shape.towards_initial || c.shape.resets;
-  for (int layer = 0; layer < c.shape.depth && c.backward; ++layer) {
-    Row worst{names[layer], 0, 0, kTolerance, ""};
+  for (int part = 0; part < parts && c.backward; ++part) {
+    Row worst{names[part], 0, 0, kTolerance, ""};
     for (int64_t h = 0; h < c.shape.heads; ++h) {
-      const Mat got = d.DeviceGradients(h).initial[layer];
-      const Mat want = initial(exact, h, layer);
+      const Mat got = piece(d.DeviceGradients(h).initial[part % c.shape.depth], part);
+      const Mat want = initial(exact, h, part);
       const double size = std::sqrt(memory_reference::Dot(got, got));
       const double error = used ? Relative(got.v, want.v) : std::isfinite(size) ? size : INFINITY;
       if (!(error <= worst.error)) worst.error = error, worst.profile = BySlice(got, want);
       if (used) {
-        worst.rounded = std::max(worst.rounded, Relative(initial(rounded, h, layer).v, want.v));
+        worst.rounded = std::max(worst.rounded, Relative(initial(rounded, h, part).v, want.v));
       }
     }
     rows.push_back(worst);
+  }
+  if (c.shape.row_scale && c.backward) {
+    const auto sum = [](const std::vector<Expected>& all) {
+      std::vector<double> total(all[0].gradients.row_scale.size());
+      for (const Expected& e : all)
+        for (size_t t = 0; t < total.size(); ++t) total[t] += e.gradients.row_scale[t];
+      return total;
+    };
+    const std::vector<double> want = sum(exact);
+    rows.push_back({"drow", Relative(d.DeviceRowScale(), want), Relative(sum(rounded), want),
+                    kAlphaTolerance, ""});
   }
   if (!(c.shape.clamp > 0)) return;
   double hits = 0;
   for (const Expected& e : exact) hits += static_cast<double>(e.outputs.clamp_hits);
   char text[64];
   std::snprintf(text, sizeof(text), "%.0f of %.0f", d.DeviceHits(), hits);
-  // Norms beside the limit may fall to either side.
-  rows.push_back({"hits", std::fabs(d.DeviceHits() - hits) / std::max(hits, 1.0), 0, 3e-2, text});
+  // Norms beside the limit may fall to either side: one of a few hits, or a small part of many.
+  const double tolerance = std::max(3e-2, 1 / std::max(hits, 1.0));
+  rows.push_back(
+      {"hits", std::fabs(d.DeviceHits() - hits) / std::max(hits, 1.0), 0, tolerance, text});
 }
 
 // Over all sequences together: one sequence's can by chance all but vanish beside its error, as
@@ -288,18 +328,28 @@ bool CheckCase(const Case& c, const char* title, int sequences_to_check) {
   return Report(title, worst, c.shape.tokens <= c.shape.chunk) && same;
 }
 
-// Every way through the kernels for one depth and chunk length.
-bool CheckChunk(int depth, int chunk, bool backward) {
+// What a network looks like; the clamp that about half of the random tokens reach, and one that
+// nearly all do.
+struct Network {
+  const char* name;
+  MemoryScanShape (*shape)(MemoryScanShape);
+  float median_clamp, strong_clamp;
+};
+constexpr Network kDeep{"depth 2", [](MemoryScanShape s) { return s; }, 60, 15};
+constexpr Network kFlat{"depth 1", FlatShape, 5, 1.5f};
+constexpr Network kFlatNorm{"depth 1 with norm", FlatNormShape, 9, 2.5f};
+
+// Every way through the kernels for one network and chunk length.
+bool CheckChunk(const Network& network, int chunk, bool backward) {
   bool good = true;
   const auto check = [&](const char* what, Case c, int sequences) {
     c.backward = backward;
     char title[96];
-    std::snprintf(title, sizeof(title), "depth %d, chunk %d, %s", depth, chunk, what);
+    std::snprintf(title, sizeof(title), "%s, chunk %d, %s", network.name, chunk, what);
     good = CheckCase(c, title, sequences) && good;
   };
   const auto shape = [&](int64_t batch, int64_t tokens, int64_t heads) {
-    const MemoryScanShape s = Shape(batch, tokens, heads, chunk);
-    return depth == 1 ? FlatShape(s) : s;
+    return network.shape(Shape(batch, tokens, heads, chunk));
   };
   check("one chunk", {shape(2, chunk, 6), 1}, 12);
   check("one short chunk", {shape(2, chunk - 5, 3), 6}, 6);
@@ -307,8 +357,8 @@ bool CheckChunk(int depth, int chunk, bool backward) {
   check("last chunk short", {shape(2, 3 * chunk + 9, 4), 3}, 8);
   Case plain{shape(1, 2 * chunk + 2, 4), 4};
   plain.shape.residual = !plain.shape.residual;
-  check(depth == 1 ? "residual" : "no residual", plain, 4);
-  if (depth > 1) {
+  check(plain.shape.residual ? "residual" : "no residual", plain, 4);
+  if (plain.shape.depth > 1) {
     Case gelu{shape(2, 4 * chunk - 1, 2), 7};
     gelu.shape.gelu = true;
     check("GELU", gelu, 4);
@@ -327,14 +377,15 @@ bool CheckChunk(int depth, int chunk, bool backward) {
 }
 
 // Rules with options: each alone, all together, in segments.
-bool CheckOptions(int chunk, bool backward) {
+bool CheckOptions(const Network& network, int chunk, bool backward) {
   bool good = true;
   const auto check = [&](const char* what, const Case& c, int sequences) {
     char title[96];
-    std::snprintf(title, sizeof(title), "options, chunk %d, %s", chunk, what);
+    std::snprintf(title, sizeof(title), "%s, options, chunk %d, %s", network.name, chunk, what);
     good = CheckCase(c, title, sequences) && good;
   };
-  Case c{Shape(2, 4 * chunk, 3, chunk), 21, backward};
+  const float median = network.median_clamp;
+  Case c{network.shape(Shape(2, 4 * chunk, 3, chunk)), 21, backward};
   c.alpha_max = 0.02f;
   const auto with = [&c](bool towards_initial, float clamp, bool resets) {
     Case x = c;
@@ -347,18 +398,40 @@ bool CheckOptions(int chunk, bool backward) {
   check("resets", with(false, 0, true), 6);
   check("towards W_0", with(true, 0, false), 6);
   check("towards W_0, resets", with(true, 0, true), 6);
-  check("clamp at the median", with(false, 60, false), 6);
-  check("strong clamp", with(false, 15, false), 6);
-  Case one = with(true, 60, true);
+  check("clamp at the median", with(false, median, false), 6);
+  check("strong clamp", with(false, network.strong_clamp, false), 6);
+  Case one = with(true, median, true);
   one.shape.tokens = chunk;
   check("one chunk, all", one, 6);
-  one.shape.tokens = 3 * chunk - 7, one.shape.gelu = true;
-  check("GELU, last chunk short, all", one, 6);
-  one.shape.residual = false, one.momentum = false;
-  check("no momentum, no residual, all", one, 6);
+  one.shape.tokens = 3 * chunk - 7, one.shape.gelu = one.shape.depth > 1;
+  check(one.shape.gelu ? "GELU, last chunk short, all" : "last chunk short, all", one, 6);
+  one.shape.residual = !one.shape.residual, one.momentum = false;
+  check(one.shape.residual ? "no momentum, residual, all" : "no momentum, no residual, all", one,
+        6);
   one.momentum = true, one.forgetting = false, one.shape.towards_initial = false;
   check("no forgetting, clamp, resets", one, 6);
-  Case many = with(true, 60, true);  // every sequence compared, as W_0's gradient needs them
+  Case rows = with(false, 0, false);
+  rows.shape.row_scale = true;
+  const bool biased = MemoryScanSupports(rows.shape);
+  if (biased) {
+    check("row scale", rows, 6);
+    Case biases = with(false, 0, false);
+    biases.shape.biases = true;
+    check("biases", biases, 6);
+    biases.shape.clamp = median;
+    check("biases, clamp", biases, 6);
+    biases = with(true, 0, true);
+    biases.shape.biases = true;
+    check("biases towards W_0, resets", biases, 6);
+    biases.shape.row_scale = true, biases.shape.clamp = median, biases.shape.tokens -= 7;
+    biases.shape.residual = !biases.shape.residual;
+    check("biases, row scale, last chunk short, all", biases, 6);
+    biases.momentum = false, biases.forgetting = false, biases.shape.towards_initial = false;
+    check("biases, row scale, no momentum, no forgetting", biases, 6);
+  }
+  Case many = with(true, median, true);
+  many.shape.biases = many.shape.row_scale = biased;
+  // Every sequence is compared, as W_0's gradient needs them.
   many.shape.batch = many.shape.heads = 4, many.shape.tokens = 70 * chunk;
   const Streams streams;
   if (chunk == 64) {
@@ -385,13 +458,17 @@ bool CheckAll(bool backward, int only_chunk) {
   const Streams streams;
   for (const int chunk : {64, 32, 16}) {
     if (only_chunk != 0 && only_chunk != chunk) continue;
-    good = CheckChunk(2, chunk, backward) && good;
-    good = CheckChunk(1, chunk, backward) && good;
-    if (chunk > 16) good = CheckOptions(chunk, backward) && good;
+    for (const Network& network : {kDeep, kFlat, kFlatNorm}) {
+      good = CheckChunk(network, chunk, backward) && good;
+      good = CheckOptions(network, chunk, backward) && good;
+    }
     if (chunk == 32) continue;
     const MemoryScanShape many = Shape(48, chunk == 64 ? 1700 : 1100, 4, chunk);
     good = CheckSegments(many, backward, streams) && good;
-    if (chunk == 64) good = CheckSegments(FlatShape(many), backward, streams) && good;
+    if (chunk == 64) {
+      good = CheckSegments(FlatShape(many), backward, streams) && good;
+      good = CheckSegments(FlatNormShape(many), backward, streams) && good;
+    }
   }
   return good;
 }

@@ -8,6 +8,7 @@
 #include "src/core/counting_backend.h"
 #include "src/core/fused/attention.h"
 #include "src/core/fused/cross_entropy.h"
+#include "src/core/fused/gates.h"
 #include "src/core/fused/layers.h"
 #include "src/core/fused/memory_scan.h"
 #include "src/core/fused_op.h"
@@ -103,6 +104,24 @@ TEST(Footprint, ConvSiluNorm) {
             return std::vector<Var>{ConvSiluNorm(x[0], x[1], x[2], 16, 1e-6)};
           },
           {{{4, 3, 1024}}, {{4, 4096, 1024}}, {{1024, 4}, DType::kF32}});
+}
+
+TEST(Footprint, Gates) {
+  for (const int64_t heads : {16, 3}) {
+    const Shape weight{heads, 1024}, bias{heads};
+    Compare("gates",
+            [](std::span<const Var> x) {
+              const GateWeights gates[] = {{x[1], x[2], 0.25}, {x[3], x[4], 1}, {x[5], x[6], 0.1}};
+              return HeadGates(x[0], gates);
+            },
+            {{{4, 4096, 1024}},
+             {weight, DType::kF32},
+             {bias, DType::kF32},
+             {weight, DType::kF32},
+             {bias, DType::kF32},
+             {weight, DType::kF32},
+             {bias, DType::kF32}});
+  }
 }
 
 TEST(Footprint, CrossEntropy) {

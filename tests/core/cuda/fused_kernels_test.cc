@@ -8,6 +8,7 @@
 #include "src/core/backend.h"
 #include "src/core/fused/attention.h"
 #include "src/core/fused/cross_entropy.h"
+#include "src/core/fused/gates.h"
 #include "src/core/fused/layers.h"
 #include "src/core/fused/memory_scan.h"
 #include "src/core/fused_op.h"
@@ -75,9 +76,10 @@ double RelativeError(const std::vector<double>& got, const std::vector<double>& 
 }
 
 // Runs f on both, checks that `op` was computed by its kernel, and that each output and gradient is
-// within the tolerances, in relative L2 norm.
+// within the tolerances, in relative L2 norm; gradients of f32 inputs within one of their own, if
+// there is one.
 void Compare(const char* op, const Function& f, const std::vector<Values>& inputs, double tolerance,
-             double gradient_tolerance) {
+             double gradient_tolerance, double f32_gradient_tolerance = 0) {
   const FusedCount before = FusedCounts()[op];
   const Run gpu = RunOn(f, inputs, true);
   const FusedCount after = FusedCounts()[op];
@@ -91,7 +93,9 @@ void Compare(const char* op, const Function& f, const std::vector<Values>& input
   for (size_t i = 0; i < cpu.gradients.size(); ++i) {
     if (cpu.gradients[i].empty()) continue;
     const double error = RelativeError(gpu.gradients[i], cpu.gradients[i]);
-    EXPECT_LE(error, gradient_tolerance) << op << " gradient of input " << i;
+    const bool own = f32_gradient_tolerance > 0 && inputs[i].dtype == DType::kF32;
+    EXPECT_LE(error, own ? f32_gradient_tolerance : gradient_tolerance)
+        << op << " gradient of input " << i;
   }
   // Once more: the same bits.
   const Run again = RunOn(f, inputs, true);
@@ -111,7 +115,9 @@ TEST(FusedKernels, RmsNorm) {
     for (const Case& c :
          {Case{{1, 8}, 1}, Case{{3, 64}, 1}, Case{{2, 100, 1024}, 1}, Case{{2, 5000, 768}, 1},
           Case{{3, 2048}, 1}, Case{{700, 4096}, 1}, Case{{2, 333, 1024}, 16}, Case{{5, 96}, 3},
-          Case{{40000, 64}, 1}, Case{{70, 1536}, 2}, Case{{2, 50, 768}, 12}}) {
+          Case{{40000, 64}, 1}, Case{{70, 1536}, 2}, Case{{2, 50, 768}, 12}, Case{{5000, 40}, 1},
+          Case{{50, 1536}, 24}, Case{{900, 2048}, 32}, Case{{333, 2816}, 1}, Case{{70, 1032}, 1},
+          Case{{2000, 256}, 1}}) {
       SCOPED_TRACE(ToString(c.shape));
       Compare(
           "rms_norm",
@@ -185,9 +191,10 @@ TEST(FusedKernels, ConvSiluNorm) {
     int64_t batch, tokens, width, heads;
   };
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
-    for (const Case& c : {Case{1, 1, 64, 1}, Case{2, 2, 64, 2}, Case{1, 5, 128, 0},
-                          Case{3, 16, 64, 1}, Case{2, 17, 96, 3}, Case{2, 300, 1024, 16},
-                          Case{4, 4096, 256, 4}, Case{1, 1000, 768, 12}}) {
+    for (const Case& c :
+         {Case{1, 1, 64, 1}, Case{2, 2, 64, 2}, Case{1, 5, 128, 0}, Case{3, 16, 64, 1},
+          Case{2, 17, 96, 3}, Case{2, 300, 1024, 16}, Case{4, 4096, 256, 4}, Case{1, 1000, 768, 12},
+          Case{40, 500, 256, 2}, Case{3, 130, 512, 0}, Case{2, 33, 264, 33}}) {
       SCOPED_TRACE(fmt::format("{} {} {} {}", c.batch, c.tokens, c.width, c.heads));
       Compare(
           "conv_silu_norm",
@@ -199,6 +206,39 @@ TEST(FusedKernels, ConvSiluNorm) {
            Normal({c.width, 4}, "weight", DType::kF32, 0.5)},
           2 * RoundingOf(dtype), 4 * RoundingOf(dtype));
     }
+  }
+}
+
+// Tolerances beside f64: weights and gradients in two bf16 numbers, 2^-17 each, sums of f32.
+TEST(FusedKernels, Gates) {
+  struct Case {
+    int64_t batch, tokens, width, heads;
+    int gates;
+  };
+  for (const Case& c : {Case{2, 300, 1024, 16, 3}, Case{1, 64, 128, 3, 2}, Case{3, 77, 64, 1, 1},
+                        Case{2, 129, 2048, 32, 4}}) {
+    SCOPED_TRACE(fmt::format("{} {} {} {} {}", c.batch, c.tokens, c.width, c.heads, c.gates));
+    std::vector<Values> inputs = {Normal({c.batch, c.tokens, c.width}, "x")};
+    const double scale = 1 / std::sqrt(static_cast<double>(c.width));
+    for (int i = 0; i < c.gates; ++i) {
+      inputs.push_back(
+          Normal({c.heads, c.width}, fmt::format("w{}", i).c_str(), DType::kF32, scale));
+      inputs.push_back(Normal({c.heads}, fmt::format("b{}", i).c_str(), DType::kF32));
+    }
+    const auto run = [&](std::span<const Var> x) {
+      std::vector<GateWeights> gates;
+      for (int i = 0; i < c.gates; ++i)
+        gates.push_back({x[1 + 2 * i], x[2 + 2 * i], 1.0 / (1 + i)});
+      return HeadGates(x[0], gates);
+    };
+    Compare("gates", run, inputs, 1e-5, RoundingOf(DType::kBF16), 1e-5);
+    // What has flowed into the inputs so far is added.
+    const auto twice = [&](std::span<const Var> x) {
+      std::vector<Var> all = run(x), more = run(x);
+      all.insert(all.end(), more.begin(), more.end());
+      return all;
+    };
+    Compare("gates", twice, inputs, 1e-5, 2 * RoundingOf(DType::kBF16), 1e-5);
   }
 }
 
@@ -318,14 +358,17 @@ TEST(FusedKernels, AttentionOfASegment) {
 // `resets`: flags of the chunks [batch, chunks], or empty.
 void CompareMemory(const MemoryRule& rule, int64_t batch, int64_t heads, int64_t tokens,
                    const std::vector<double>& resets = {}) {
+  SCOPED_TRACE(fmt::format("depth {} chunk {} tokens {} forgetting {} clamp {}", rule.depth,
+                           rule.chunk, tokens, static_cast<int>(rule.forgetting), rule.clamp));
+  SetFusedPolicy({.strict = true});
   const Shape rows{batch, heads, tokens, rule.head_dim}, gate{batch, heads, tokens, 1};
   const double unit = 1 / std::sqrt(static_cast<double>(rule.head_dim));
-  std::vector<Values> inputs = {Normal(rows, "q", DType::kBF16, unit),
-                                Normal(rows, "k", DType::kBF16, unit),
-                                Normal(rows, "v", DType::kBF16, unit),
-                                Normal(gate, "theta", DType::kF32, 0.001, 0.01),
-                                Normal(gate, "eta", DType::kF32, 0.02, 0.9),
-                                Normal(gate, "alpha", DType::kF32, 0.0005, 0.002)};
+  std::vector<Values> inputs = {
+      Normal(rows, "q", DType::kBF16, unit), Normal(rows, "k", DType::kBF16, unit),
+      Normal(rows, "v", DType::kBF16, unit), Normal(gate, "theta", DType::kF32, 0.001, 0.01)};
+  const bool alpha = rule.forgetting != Forgetting::kNever;
+  if (rule.momentum) inputs.push_back(Normal(gate, "eta", DType::kF32, 0.02, 0.9));
+  if (alpha) inputs.push_back(Normal(gate, "alpha", DType::kF32, 0.0005, 0.002));
   const auto weights = [&](const char* name, bool batched, double scale) {
     for (int i = 0; i < rule.depth; ++i) {
       Shape shape{heads, rule.out_dim(i), rule.in_dim(i)};
@@ -334,48 +377,51 @@ void CompareMemory(const MemoryRule& rule, int64_t batch, int64_t heads, int64_t
           scale * (i == 0 ? 1 : 1 / std::sqrt(static_cast<double>(rule.in_dim(i))));
       inputs.push_back(Normal(shape, name, DType::kF32, deviation));
     }
+    for (int i = 0; i < (rule.biases ? rule.depth : 0); ++i) {
+      Shape shape{heads, 1, rule.out_dim(i)};
+      if (batched) shape.insert(shape.begin(), batch);
+      inputs.push_back(Normal(shape, name, DType::kF32, 0.2 * scale));
+    }
   };
   weights("initial", false, 1);
   if (rule.layer_norm) {
     inputs.push_back(Normal({heads, 1, rule.head_dim}, "gain", DType::kF32, 0.1, 1));
     inputs.push_back(Normal({heads, 1, rule.head_dim}, "bias", DType::kF32, 0.1));
   }
+  if (rule.row_scale) inputs.push_back(Normal({rule.chunk, 1}, "rows", DType::kF32, 0.2, 0.5));
   weights("w", true, 1);
-  weights("s", true, 0.01);
+  if (rule.momentum) weights("s", true, 0.01);
   Compare(
       "memory_scan",
       [&](std::span<const Var> x) {
         size_t next = 0;
         const auto take = [&] { return x[next++]; };
-        MemoryTokens t{take(), take(), take(), take(), take(), take()};
+        MemoryTokens t{take(), take(), take(), take(), {}, {}};
+        if (rule.momentum) t.eta = take();
+        if (alpha) t.alpha = take();
         MemoryParameters parameters;
-        for (int i = 0; i < rule.depth; ++i) parameters.initial.w.push_back(take());
-        if (rule.layer_norm) {
-          parameters.norm_weight = take();
-          parameters.norm_bias = take();
-        }
+        ForEachVar(rule, parameters, [&](Var& v) { v = take(); });
         MemoryState state;
-        for (int i = 0; i < rule.depth; ++i) state.w.w.push_back(take());
-        for (int i = 0; i < rule.depth; ++i) state.s.w.push_back(take());
+        ForEachVar(rule, state, [&](Var& v) { v = take(); });
         Tensor flags;
         if (!resets.empty()) {
-          const int64_t chunks = tokens / rule.chunk;
+          const int64_t chunks = (tokens + rule.chunk - 1) / rule.chunk;
           flags = Tensor::FromHost(resets, {batch, chunks}, WideType(t.q.dtype())).To(t.q.device());
         }
-        const MemoryScanResult result = MemoryScan(rule, parameters, t, state, flags);
+        MemoryScanResult result = MemoryScan(rule, parameters, t, state, flags);
         if (rule.clamp > 0) {
           EXPECT_GT(result.clamp_hits.ToDoubles()[0], 0);
         }
         std::vector<Var> outputs{result.y};
-        for (const Var& w : result.state.w.w) outputs.push_back(w);
-        for (const Var& s : result.state.s.w) outputs.push_back(s);
+        ForEachVar(rule, result.state, [&](Var& x) { outputs.push_back(x); });
         return outputs;
       },
       inputs, 1.5e-2, 3e-2);
+  SetFusedPolicy({});
 }
 
 TEST(FusedKernels, MemoryScanWithOptions) {
-  for (const int64_t chunk : {64, 32}) {
+  for (const int64_t chunk : {64, 32, 16}) {
     SCOPED_TRACE(chunk);
     MemoryRule rule;
     rule.chunk = chunk;
@@ -391,6 +437,60 @@ TEST(FusedKernels, MemoryScanWithOptions) {
     rule.activation = MemoryActivation::kGelu;
     CompareMemory(rule, 2, 2, 3 * chunk, {0, 0, 1, 0, 1, 0});
   }
+}
+
+TEST(FusedKernels, MemoryScanWithOptionsAtDepthOne) {
+  for (const bool norm : {false, true}) {
+    for (const int64_t chunk : {64, 16}) {
+      MemoryRule rule;
+      rule.depth = 1;
+      rule.chunk = chunk;
+      rule.layer_norm = norm;  // which composes what forgets
+      const Forgetting zero = norm ? Forgetting::kNever : Forgetting::kTowardsZero;
+      const Forgetting initial = norm ? Forgetting::kNever : Forgetting::kTowardsInitial;
+      rule.forgetting = initial;
+      CompareMemory(rule, 2, 2, 2 * chunk);
+      rule.forgetting = zero;
+      rule.clamp = 2;
+      CompareMemory(rule, 2, 2, 2 * chunk);
+      rule.clamp = 0;
+      CompareMemory(rule, 2, 2, 3 * chunk, {0, 1, 0, 1, 0, 1});
+      rule.forgetting = initial;
+      rule.clamp = 2;
+      rule.residual = false;
+      CompareMemory(rule, 2, 2, 3 * chunk, {0, 0, 1, 0, 1, 0});
+      rule.biases = true;
+      rule.row_scale = true;
+      CompareMemory(rule, 2, 2, 3 * chunk, {0, 0, 1, 0, 1, 0});
+      CompareMemory(rule, 1, 2, 2 * chunk + 5, {0, 0, 1});
+    }
+  }
+  MemoryRule rule;  // TTT-Linear's
+  rule.depth = 1;
+  rule.chunk = 16;
+  rule.biases = true;
+  rule.row_scale = true;
+  rule.momentum = false;
+  rule.forgetting = Forgetting::kNever;
+  CompareMemory(rule, 2, 2, 5 * 16);
+}
+
+// The last chunk stays open: its first state and its tokens' writes come out.
+TEST(FusedKernels, MemoryScanEndsInsideAChunk) {
+  for (const int depth : {2, 1}) {
+    for (const int64_t chunk : {64, 16}) {
+      MemoryRule rule;
+      rule.depth = depth;
+      rule.layer_norm = depth > 1;
+      rule.chunk = chunk;
+      CompareMemory(rule, 2, 2, 2 * chunk + 9);
+      CompareMemory(rule, 1, 2, 7);
+    }
+  }
+  MemoryRule rule;
+  rule.forgetting = Forgetting::kTowardsInitial;
+  rule.clamp = 15;
+  CompareMemory(rule, 2, 2, 2 * 64 + 50, {0, 0, 1, 0, 1, 0});
 }
 
 TEST(FusedKernels, MemoryScan) {

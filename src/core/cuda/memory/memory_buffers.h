@@ -28,32 +28,44 @@ inline constexpr int64_t kFlatStateElements = int64_t{2} * kTileElements;
 inline constexpr int kCoefficients = 132;
 // Tiles of a block's record for the backward pass (memory_kernels.cuh says what they hold).
 inline constexpr int kExtraRecordTiles = 11;  // of rules with options, besides
-inline constexpr int kWideRecordTiles = 63, kNarrowRecordTiles = 46, kFlatRecordTiles = 8;
+inline constexpr int kWideRecordTiles = 47, kNarrowRecordTiles = 46, kFlatRecordTiles = 8;
+inline constexpr int kFlatExtraTiles = 3;  // at depth 1, of rules with options or a norm, besides
 
 // Of rules with options, per block: factors of theta, and 1 / (c^2 + n^2).
 inline constexpr int kClampFloats = 2 * kTile;
 
-// The families of kernels: depth 2 in chunks of up to 64 tokens and of sixteen, and depth 1.
+// Biases of depth 2: c1, then c2.
+inline constexpr int kBiases = kSlices * kTile + kTile;
+
+// Sums that the row scale's gradient is first added up in.
+inline constexpr int kRowScaleParts = 32;
+
+// The families of kernels: depth 2 in chunks of up to 64 tokens and, for plain rules, of sixteen;
+// and depth 1.
 enum class Kind { kWide, kNarrow, kFlat };
 
 inline Kind kind_of(const MemoryScanShape& s) {
-  return s.depth == 1 ? Kind::kFlat : s.chunk == kNarrow ? Kind::kNarrow : Kind::kWide;
+  if (s.depth == 1) return Kind::kFlat;
+  return s.chunk == kNarrow && s.plain() ? Kind::kNarrow : Kind::kWide;
 }
 
 inline bool supports(const MemoryScanShape& s) {
   const bool deep = s.depth == 2 && s.hidden == 256 && s.norm;
-  const bool flat = s.depth == 1 && !s.norm;
-  const bool options = s.plain() || (deep && kind_of(s) == Kind::kWide);
-  return s.head_dim == 64 && (deep || flat) && options &&
-         (s.chunk == 16 || s.chunk == 32 || s.chunk == 64) && s.batch > 0 && s.heads > 0 &&
-         s.tokens > 0;
+  if (s.depth > 1 && (s.biases || s.row_scale)) return false;
+  const bool flat = s.depth == 1;
+  return s.head_dim == 64 && (deep || flat) && (s.chunk == 16 || s.chunk == 32 || s.chunk == 64) &&
+         s.batch > 0 && s.heads > 0 && s.tokens > 0;
 }
 
 // Of one W or S, of a sequence's whole carry, of a block's state, of its record for backward.
 inline int64_t weight_elements(const MemoryScanShape& s) {
   return (s.depth == 1 ? 1 : kSlices) * int64_t{kTileElements};
 }
-inline int64_t carry_elements(const MemoryScanShape& s) { return 2 * s.depth * weight_elements(s); }
+inline int64_t bias_elements(const MemoryScanShape& s) { return s.depth == 1 ? kTile : kBiases; }
+inline int64_t carry_elements(const MemoryScanShape& s) {
+  return 2 * s.depth * weight_elements(s) + (s.biases ? 2 * bias_elements(s) : 0);
+}
+inline int64_t initial_elements(const MemoryScanShape& s) { return s.depth * weight_elements(s); }
 inline int64_t state_elements(const MemoryScanShape& s) {
   return s.depth == 1 ? kFlatStateElements : kStateElements;
 }
@@ -66,6 +78,13 @@ inline int64_t record_elements(const MemoryScanShape& s) {
     default:
       return int64_t{kWideRecordTiles} * kTileElements;
   }
+}
+
+// bf16 that backward keeps of a block besides its record.
+inline int64_t extra_record_elements(const MemoryScanShape& s) {
+  if (kind_of(s) == Kind::kFlat)
+    return s.norm || !s.plain() ? int64_t{kFlatExtraTiles} * kTileElements : 0;
+  return s.plain() ? 0 : int64_t{kExtraRecordTiles} * kTileElements;
 }
 
 // Blocks per segment: enough for the parallel kernels to fill the GPU several times over. The scans
@@ -111,13 +130,18 @@ class Allotment {
 
 // Half: a type of two bytes, that of states and records.
 
-// What rules with options need besides; all null in plain ones.
+// What rules with options need besides; all null in plain ones, but for what a norm at depth 1
+// keeps.
 template <typename Half>
 struct OptionBuffers {
   float* initial = nullptr;
   Half* initial_tiles = nullptr;
   unsigned* clamp_hits = nullptr;
   float* dinitial = nullptr;
+  float* drows = nullptr;
+  float* row_parts = nullptr;
+  float* dinitial_biases = nullptr;
+  float* biases[kStateSlots] = {};
   float* clamp[kStateSlots] = {};
   Half* kept[kKeptSlots] = {};
 };
@@ -125,17 +149,24 @@ struct OptionBuffers {
 template <typename Half>
 OptionBuffers<Half> plan_options(const MemoryScanShape& s, Allotment& a, bool backward) {
   OptionBuffers<Half> b;
-  if (s.plain()) return b;
   const int64_t sequences = s.batch * s.heads, blocks = sequences * segment_chunks(s);
-  const int64_t weights = 2 * kSlices * int64_t{kTileElements};
+  const int64_t extra = backward ? blocks * extra_record_elements(s) : 0;
+  for (int i = 0; extra > 0 && i < kKeptSlots; ++i) b.kept[i] = a.take<Half>(extra);
+  if (s.plain()) return b;
+  const int64_t weights = initial_elements(s);
   b.initial = a.take<float>(s.heads * weights);
   b.initial_tiles = a.take<Half>(s.heads * weights);
   b.clamp_hits = a.take<unsigned>(1);
   if (backward) b.dinitial = a.take<float>(sequences * weights);
-  for (int i = 0; i < (backward ? kStateSlots : kForwardSlots); ++i)
+  if (backward && s.biases) b.dinitial_biases = a.take<float>(sequences * bias_elements(s));
+  if (backward && s.row_scale) {
+    b.drows = a.take<float>(blocks * kTile);
+    b.row_parts = a.take<float>(kRowScaleParts * kTile);
+  }
+  for (int i = 0; i < (backward ? kStateSlots : kForwardSlots); ++i) {
     b.clamp[i] = a.take<float>(blocks * kClampFloats);
-  for (int i = 0; backward && i < kKeptSlots; ++i)
-    b.kept[i] = a.take<Half>(blocks * kExtraRecordTiles * kTileElements);
+    if (s.biases) b.biases[i] = a.take<float>(blocks * 2 * bias_elements(s));
+  }
   return b;
 }
 

@@ -26,13 +26,13 @@ struct WideLayout {
   using Kept = memory::Kept;
   static constexpr int kDg = kept::kDg, kDa = kept::kDa, kDb = kept::kDb;
   static constexpr int kDgRow = kept::kDgRow, kDpRow = kept::kDpRow, kRows = 2 * kSlices;
-  static constexpr int kDots = kept::kDots, kDotCount = 32;
+  static constexpr int kDots = kept::kDots, kDotCount = 32, kDgain = kept::kDgain;
 };
 struct FlatLayout {
   using Kept = FlatKept;
   static constexpr int kDg = flat_kept::kDg, kDa = flat_kept::kDa, kDb = flat_kept::kDb;
   static constexpr int kDgRow = flat_kept::kDgRow, kDpRow = flat_kept::kDpRow, kRows = 1;
-  static constexpr int kDots = flat_kept::kDots, kDotCount = 4;
+  static constexpr int kDots = flat_kept::kDots, kDotCount = 4, kDgain = flat_kept::kDgain;
 };
 
 __global__ void __launch_bounds__(128) key_gradient_kernel(const __grid_constant__ Params p) {
@@ -97,11 +97,13 @@ __global__ void __launch_bounds__(128) key_gradient_kernel(const __grid_constant
 // Adjoint of the chunk's coefficients. One thread a column: forward through the recurrences
 //   P_t = eta_t P_{t-1} (+ theta_s at t = s),  G_t = (1 - alpha_t) G_{t-1} + P_t,
 // then backward. Column 64 has P = E and G = B, column 65 P = 0 and G = A.
-// `clamp`, if not null, has [blocks, kClampFloats] factors of theta.
-template <typename Layout>
+// `clamp`, if not null, has [blocks, kClampFloats] factors of theta. With kRows rows of G are
+// scaled by row_scale (Options): what comes in is the adjoint of the scaled rows.
+template <typename Layout, bool kRows>
 __global__ void __launch_bounds__(128)
     gate_gradient_kernel(Segment seg, MemoryScanGates gates, MemoryScanGates dgates,
-                         typename Layout::Kept kept, const float* clamp) {
+                         typename Layout::Kept kept, const float* clamp, const float* row_scale,
+                         float* drows) {
   extern __shared__ __align__(16) char raw[];
   GateStorage& s = *reinterpret_cast<GateStorage*>(raw);
   const int thread = threadIdx.x;
@@ -163,7 +165,13 @@ __global__ void __launch_bounds__(128)
     }
     float dgt = s.last_g[thread], dpt = s.last_p[thread];
     for (int t = count - 1; t >= 0; --t) {
-      dgt += t >= thread || thread >= kTile ? s.dg[t][thread] : 0;
+      float read = t >= thread || thread >= kTile ? s.dg[t][thread] : 0;
+      if (kRows && thread < kTile) {
+        if (t == count - 1) read += dgt, dgt = 0;
+        s.dg[t][thread] = read * s.g[t][thread];
+        read *= row_scale_at(row_scale, t);
+      }
+      dgt += read;
       dpt += dgt;
       if (t == thread) dgates.theta[gate] = factor * dpt;
       const float g_before = t > 0 ? s.g[t - 1][thread] : g_start;
@@ -184,15 +192,45 @@ __global__ void __launch_bounds__(128)
     if (dgates.alpha != nullptr) dgates.alpha[gate] = dalpha;
     if (dgates.eta != nullptr) dgates.eta[gate] = deta;
   }
+  if (kRows && thread < kTile) {
+    float sum = 0;
+    for (int column = 0; column < kTile && thread < count; ++column) sum += s.dg[thread][column];
+    drows[int64_t{block} * kTile + thread] = sum;
+  }
+}
+
+__global__ void __launch_bounds__(256)
+    row_scale_parts_kernel(int blocks, const float* drows, float* row_parts, bool first) {
+  __shared__ float sums[4][kTile];
+  const int row = threadIdx.x % kTile, part = threadIdx.x / kTile;
+  float sum = 0;
+  for (int block = 4 * blockIdx.x + part; block < blocks; block += 4 * kRowScaleParts)
+    sum += drows[int64_t{block} * kTile + row];
+  sums[part][row] = sum;
+  __syncthreads();
+  if (part > 0) return;
+  sum = sums[0][row] + sums[1][row] + sums[2][row] + sums[3][row];
+  float& out = row_parts[blockIdx.x * kTile + row];
+  out = sum + (first ? 0 : out);
+}
+
+__global__ void __launch_bounds__(kTile)
+    finish_row_scale_kernel(const float* row_parts, const float* row_scale, int chunk, float* out) {
+  const int row = threadIdx.x;
+  if (row >= chunk) return;
+  float sum = 0;
+  for (int i = 0; i < kRowScaleParts; ++i) sum += row_parts[i * kTile + row];
+  out[row] = row_scale_at(row_scale, row) > 0 ? sum : 0;
 }
 
 // The reads' part of the norm's gradients, summed over the segment's chunks.
+template <typename Layout>
 __global__ void __launch_bounds__(128)
-    norm_reads_kernel(Segment seg, Kept kept, float* norm_reads, bool first) {
+    norm_reads_kernel(Segment seg, typename Layout::Kept kept, float* norm_reads, bool first) {
   const int sequence = blockIdx.x, thread = threadIdx.x;
   float sum = 0;
   for (int chunk = 0; chunk < seg.chunks; ++chunk)
-    sum += kept.floats(sequence * seg.chunks + chunk, kept::kDgain)[thread];
+    sum += kept.floats(sequence * seg.chunks + chunk, Layout::kDgain)[thread];
   float& out = norm_reads[sequence * 2 * kTile + thread];
   out = sum + (first ? 0 : out);
 }
@@ -210,14 +248,25 @@ __global__ void __launch_bounds__(128)
   (thread < kTile ? dgain : dbias)[head * kTile + thread % kTile] = sum;
 }
 
+template <typename Layout, bool kRows>
+void launch_gate_gradient(const CommonParams& p, const MemoryScanGates& dgates,
+                          const typename Layout::Kept& kept, cudaStream_t stream) {
+  const auto kernel = gate_gradient_kernel<Layout, kRows>;
+  constexpr int kBytes = sizeof(GateStorage);
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  const Options& o = p.options;
+  kernel<<<p.segment.sequences * p.segment.chunks, 128, kBytes, stream>>>(
+      p.segment, p.gates, dgates, kept, o.clamps() ? o.clamp : nullptr, o.row_scale, o.drows);
+}
+
 template <typename Layout>
 void gate_gradient(const CommonParams& p, const MemoryScanGates& dgates,
                    const typename Layout::Kept& kept, cudaStream_t stream) {
-  cudaFuncSetAttribute(gate_gradient_kernel<Layout>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                       sizeof(GateStorage));
-  gate_gradient_kernel<Layout>
-      <<<p.segment.sequences * p.segment.chunks, 128, sizeof(GateStorage), stream>>>(
-          p.segment, p.gates, dgates, kept, p.options.clamps() ? p.options.clamp : nullptr);
+  if (p.options.row_scale != nullptr) {
+    launch_gate_gradient<Layout, true>(p, dgates, kept, stream);
+  } else {
+    launch_gate_gradient<Layout, false>(p, dgates, kept, stream);
+  }
 }
 
 }  // namespace
@@ -228,12 +277,27 @@ void launch_finish_segment(const CommonParams& p, const Rows& dk, const Rows& dv
   const int blocks = p.segment.sequences * p.segment.chunks;
   key_gradient_kernel<<<blocks, 128, 0, stream>>>({p, dk, dv, kept});
   gate_gradient<WideLayout>(p, dgates, kept, stream);
-  norm_reads_kernel<<<p.segment.sequences, 128, 0, stream>>>(p.segment, kept, norm_reads, first);
+  norm_reads_kernel<WideLayout>
+      <<<p.segment.sequences, 128, 0, stream>>>(p.segment, kept, norm_reads, first);
 }
 
 void launch_flat_finish(const CommonParams& p, const MemoryScanGates& dgates, const FlatKept& kept,
-                        cudaStream_t stream) {
+                        float* norm_reads, bool first, cudaStream_t stream) {
   gate_gradient<FlatLayout>(p, dgates, kept, stream);
+  if (p.gain == nullptr) return;
+  norm_reads_kernel<FlatLayout>
+      <<<p.segment.sequences, 128, 0, stream>>>(p.segment, kept, norm_reads, first);
+}
+
+void launch_row_scale_parts(const CommonParams& p, float* row_parts, bool first,
+                            cudaStream_t stream) {
+  row_scale_parts_kernel<<<kRowScaleParts, 256, 0, stream>>>(p.segment.sequences * p.segment.chunks,
+                                                             p.options.drows, row_parts, first);
+}
+
+void launch_finish_row_scale(const float* row_parts, const float* row_scale, int chunk, float* out,
+                             cudaStream_t stream) {
+  finish_row_scale_kernel<<<1, kTile, 0, stream>>>(row_parts, row_scale, chunk, out);
 }
 
 void launch_finish_norm(const Segment& segment, int parts, const float* norm_parts,

@@ -1,81 +1,18 @@
-// A memory of depth 1 without layer norm: the sequential half of its backward pass, chunk after
-// chunk, last first. One warpgroup runs one sequence, with the adjoints of W and S in fp32 in
-// registers and their operand copies in shared memory.
-#include "src/core/cuda/memory/memory_rows.cuh"
-#include "src/core/cuda/memory/memory_slice.cuh"
+// A memory of depth 1: the sequential half of its backward pass, chunk after chunk, last first. One
+// warpgroup runs one sequence, with the adjoints of W and S in fp32 in registers and their operand
+// copies in shared memory.
+#include "src/core/cuda/memory/memory_flat_adjoint.cuh"
 
 namespace mnemo::memory {
 namespace {
 
-struct SharedStorage {
-  alignas(1024) bf16 state[2][2][kTileElements];  // W, S [out, in], this chunk's and the next one's
-  bf16 k[2][kTileElements];
-  bf16 adjoint[2][kTileElements];  // dW, dS [out, in]
-  bf16 d_o[kTileElements];         // [token, out]
-  bf16 dk[kTileElements], dv[kTileElements];
-  float coefficients[2][kCoefficients];
-  uint64_t bars[2];
-};
-
-struct Params {
-  CommonParams common;
-  MemoryScanCarry in, out;
-  Rows dk, dv;
-  FlatKept kept;
-};
-
-__device__ void prefetch(const Params& p, SharedStorage& s, int sequence, int step) {
-  const Segment& seg = p.common.segment;
-  const int chunk = seg.chunks - 1 - step, block = sequence * seg.chunks + chunk, slot = step & 1;
-  const int thread = threadIdx.x;
-  if (thread == 0) {
-    mbar_expect(&s.bars[slot], 2 * kTileBytes);
-    bulk_load(s.state[slot], p.common.states + int64_t{block} * kFlatStateElements, 2 * kTileBytes,
-              &s.bars[slot]);
-  } else if (thread == 32) {  // what the registers will take
-    bulk_prefetch(p.kept.tile(block, flat_kept::kD), 5 * kTileBytes);
-  }
-  copy_rows_async(s.k[slot], p.common.k.at(seg, sequence, seg.first(chunk)),
-                  p.common.k.token_stride, seg.count(chunk), thread);
-  if (thread < kCoefficients / 4) {
-    copy_async(smem_address(&s.coefficients[slot][4 * thread]),
-               p.common.coefficients + int64_t{block} * kCoefficients + 4 * thread, true);
-  }
-  copy_commit();
-}
-
-// W' = A W + B S, S' = E S taken back with the reads' part, and the adjoints of A, B, E.
-__device__ void decay_adjoint(Acc& dw, Acc& ds, const bf16 (&state)[2][kTileElements],
-                              const Frag& reads_w, const Frag& reads_s, const float* g,
-                              float4* out) {
-  const float a = g[128], b = g[129], e = g[130];
-  float dots[3] = {};
-  Frag w, m;
-  load_frag(w, state[0]), load_frag(m, state[1]);
-#pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    const float2 x = unpack(w[i]), y = unpack(m[i]), rw = unpack(reads_w[i]);
-    const float2 rs = unpack(reads_s[i]);
-    dots[0] = fmaf(dw[2 * i], x.x, fmaf(dw[2 * i + 1], x.y, dots[0]));
-    dots[1] = fmaf(dw[2 * i], y.x, fmaf(dw[2 * i + 1], y.y, dots[1]));
-    dots[2] = fmaf(ds[2 * i], y.x, fmaf(ds[2 * i + 1], y.y, dots[2]));
-    ds[2 * i] = fmaf(b, dw[2 * i], fmaf(e, ds[2 * i], rs.x));
-    ds[2 * i + 1] = fmaf(b, dw[2 * i + 1], fmaf(e, ds[2 * i + 1], rs.y));
-    dw[2 * i] = fmaf(a, dw[2 * i], rw.x);
-    dw[2 * i + 1] = fmaf(a, dw[2 * i + 1], rw.y);
-  }
-#pragma unroll
-  for (int i = 0; i < 3; ++i) {
-#pragma unroll
-    for (int lanes = 1; lanes < 32; lanes *= 2)
-      dots[i] += __shfl_xor_sync(0xffffffffu, dots[i], lanes);
-  }
-  if ((threadIdx.x & 31) == 0) *out = make_float4(dots[0], dots[1], dots[2], 0);
-}
-
+template <bool kOptions, bool kNorm>
 __global__ void __launch_bounds__(128, 1) flat_adjoint_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(1024) char raw[];
-  SharedStorage& s = *reinterpret_cast<SharedStorage*>(raw);
+  using Storage = SharedStorage<kOptions, kNorm>;
+  Storage& s = *reinterpret_cast<Storage*>(raw);
+  constexpr bool kEarly = !kOptions && !kNorm;  // whether there are registers to fetch ahead
+  const Options& o = p.common.options;
   const Segment& seg = p.common.segment;
   const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
   const int row = 16 * warp + lane / 4, sequence = blockIdx.x;
@@ -94,7 +31,21 @@ __global__ void __launch_bounds__(128, 1) flat_adjoint_kernel(const __grid_const
   }
   __syncthreads();
   prefetch(p, s, sequence, 0);
+  if constexpr (kNorm) {
+    load_norm(s.gain, s.bias, p.common, sequence % seg.heads);
+    for_norm_parts(p, sequence,
+                   [&](int which, int i, const float& x) { s.dnorm[which][i][thread] = x; });
+  }
   store_adjoint();
+  const bool biased = kOptions && o.biases;
+  float bias = 0;  // the adjoint of this thread's
+  if constexpr (kOptions) {
+    if (biased) {
+      const float* from = thread < kTile ? p.in.c1 : p.in.t1;
+      bias = from == nullptr ? 0 : from[sequence * kTile + thread % kTile];
+      s.biases.adjoint[0][thread / kTile][thread % kTile] = bias;
+    }
+  }
   copy_wait<0>();
   fence_async();
   __syncthreads();
@@ -108,16 +59,25 @@ __global__ void __launch_bounds__(128, 1) flat_adjoint_kernel(const __grid_const
     Acc acc, back;
     Frag d, reads_d, reads_w, reads_s, x;
     load_fragment(d, tile(flat_kept::kD));
-    load_fragment(reads_d, tile(flat_kept::kDd));
+    if constexpr (kEarly) load_fragment(reads_d, tile(flat_kept::kDd));
     wgmma_fence();
     product<1, false, false>(acc, k, s.adjoint[0], false);
     product<1, false, false>(back, k, s.adjoint[1], false);
     wgmma_commit();
     if (step + 1 < seg.chunks) prefetch(p, s, sequence, step + 1);
-    load_fragment(reads_w, tile(flat_kept::kDw));
-    load_fragment(reads_s, tile(flat_kept::kDs));
+    if constexpr (kEarly) {
+      load_fragment(reads_w, tile(flat_kept::kDw));
+      load_fragment(reads_s, tile(flat_kept::kDs));
+    }
     wgmma_wait<0>();
     settle(acc), settle(back);
+    if constexpr (kOptions) {
+      if (biased) {
+        constexpr float kOnes[2] = {1, 1};
+        add_columns(acc, kOnes, s.biases.adjoint[parity][0]);
+        add_columns(back, kOnes, s.biases.adjoint[parity][1]);
+      }
+    }
     float dg[2] = {}, dp[2] = {};
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
@@ -134,7 +94,9 @@ __global__ void __launch_bounds__(128, 1) flat_adjoint_kernel(const __grid_const
         p.kept.floats(block, flat_kept::kDpRow)[row + 8 * i] = dp[i];
       }
     }
+    if constexpr (!kEarly) load_fragment(reads_d, tile(flat_kept::kDd));
     // acc: the delta's adjoint, which without a norm is the output's and the error's.
+    float key_scale[2] = {};
     Frag gd, pd;
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
@@ -148,10 +110,34 @@ __global__ void __launch_bounds__(128, 1) flat_adjoint_kernel(const __grid_const
     product<-1, true>(back, gd, s.adjoint[0], false);
     product<-1, true>(back, pd, s.adjoint[1], true);
     wgmma_commit();
+    const auto finish_back = [&] {  // early, for its operands' registers
+      wgmma_wait<0>();
+      settle(back);
+    };
+    if constexpr (kOptions && !kNorm) finish_back();
+    if constexpr (kOptions) {
+      if (o.clamps()) clamp_adjoint(o, block, acc, d, k, key_scale);
+    }
+    if constexpr (kNorm) {
+      finish_back();
+      norm_adjoint(p, s, block, parity, acc, back, d);
+    }
+    if constexpr (!kEarly) {
+      load_fragment(reads_w, tile(flat_kept::kDw));
+      load_fragment(reads_s, tile(flat_kept::kDs));
+    }
     to_frag(x, acc);
     store_frag(s.d_o, x);
     mbar_wait(&s.bars[parity], (step >> 1) & 1);
-    decay_adjoint(dw, ds, s.state[parity], reads_w, reads_s, g,
+    float dots[3] = {};
+    if constexpr (kOptions) {
+      if (o.towards_initial) dots[0] = -initial_adjoint(p, sequence, block, 1 - g[128], dw);
+      if (biased) {
+        bias = bias_adjoint(p, s.biases.adjoint[parity], sequence, block, g, dots);
+        column_sums(acc, s.biases.parts);
+      }
+    }
+    decay_adjoint(dw, ds, s.state[parity], reads_w, reads_s, g, dots,
                   reinterpret_cast<float4*>(p.kept.floats(block, flat_kept::kDots)) + warp);
     fence_async();
     wgmma_wait<0>();
@@ -162,12 +148,32 @@ __global__ void __launch_bounds__(128, 1) flat_adjoint_kernel(const __grid_const
     product<1, true, true>(dw, s.d_o, k, true);
     wgmma_commit();
     load_fragment(reads_d, tile(flat_kept::kDk));
+    if constexpr (!kNorm) {
 #pragma unroll
-    for (int i = 0; i < 16; ++i) d[i] = pack(-acc[2 * i], -acc[2 * i + 1]);
+      for (int i = 0; i < 16; ++i) d[i] = pack(-acc[2 * i], -acc[2 * i + 1]);
+    }
     store_frag(s.dv, d);
     wgmma_wait<0>();
     settle(back), settle(dw);
-    const float residual = p.common.residual ? 1 : 0;
+    if constexpr (kOptions) {
+      Frag keys;
+      load_frag(keys, k);
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        const float2 v = unpack(keys[i]);
+        back[2 * i] = fmaf(key_scale[i & 1], v.x, back[2 * i]);
+        back[2 * i + 1] = fmaf(key_scale[i & 1], v.y, back[2 * i + 1]);
+      }
+      if (biased && thread < kTile) bias += sum_warps(s.biases.parts + thread);
+      if (o.reset(sequence / seg.heads, chunk)) {
+        reset_adjoint(o, sequence, dw, ds);
+        if (biased && thread < kTile) o.dinitial_biases[sequence * kTile + thread] += bias;
+        bias = 0;
+      }
+      if (biased) s.biases.adjoint[1 - parity][thread / kTile][thread % kTile] = bias;
+    }
+    // With a norm the errors' adjoint is there already.
+    const float residual = !kNorm && p.common.residual ? 1 : 0;
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       const float2 read = unpack(reads_d[i]);
@@ -185,16 +191,32 @@ __global__ void __launch_bounds__(128, 1) flat_adjoint_kernel(const __grid_const
   }
   store_slice(dw, p.out.w1, sequence, 0, false, 1);
   store_slice(ds, p.out.s1, sequence, 0, false, 1);
+  if (biased) {
+    float* to = thread < kTile ? p.out.c1 : p.out.t1;
+    if (to != nullptr) to[sequence * kTile + thread % kTile] = bias;
+  }
+  if constexpr (kNorm) {
+    for_norm_parts(p, sequence, [&](int which, int i, float& x) { x = s.dnorm[which][i][thread]; });
+  }
+}
+
+template <bool kOptions, bool kNorm>
+void launch(const Params& p, cudaStream_t stream) {
+  constexpr int kBytes = sizeof(SharedStorage<kOptions, kNorm>);
+  const auto kernel = flat_adjoint_kernel<kOptions, kNorm>;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  kernel<<<p.common.segment.sequences, 128, kBytes, stream>>>(p);
 }
 
 }  // namespace
 
 void launch_flat_adjoint(const CommonParams& p, const MemoryScanCarry& in,
                          const MemoryScanCarry& out, const Rows& dk, const Rows& dv,
-                         const FlatKept& kept, cudaStream_t stream) {
-  constexpr int kBytes = sizeof(SharedStorage);
-  cudaFuncSetAttribute(flat_adjoint_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  flat_adjoint_kernel<<<p.segment.sequences, 128, kBytes, stream>>>({p, in, out, dk, dv, kept});
+                         const FlatKept& kept, float* norm_parts, cudaStream_t stream) {
+  with_flat_instance(p, [&](auto options, auto norm) {
+    launch<decltype(options)::value, decltype(norm)::value>(
+        {p, in, out, dk, dv, kept, {p.options.kept.base}, norm_parts}, stream);
+  });
 }
 
 }  // namespace mnemo::memory

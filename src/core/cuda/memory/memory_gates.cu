@@ -6,7 +6,9 @@ namespace {
 
 // One warp a block, two tokens a lane. With (a, b, e) the run of the tokens after s:
 // p_s = theta_s e and g_s = theta_s (a + b). Tokens past the end are runs that change nothing.
-__global__ void gate_coefficients_kernel(Segment segment, MemoryScanGates gates, float* out) {
+// `row_scale` as in Options.
+__global__ void gate_coefficients_kernel(Segment segment, MemoryScanGates gates,
+                                         const float* row_scale, float* out) {
   const int lane = threadIdx.x & 31;
   const int index = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
   if (index >= segment.sequences * segment.chunks) return;
@@ -32,8 +34,9 @@ __global__ void gate_coefficients_kernel(Segment segment, MemoryScanGates gates,
   float* row =
       out + (int64_t{batch * segment.heads + head} * segment.chunks + chunk) * kCoefficients;
   const Run after0 = join(run[1], after);
+  const float scale = row_scale_at(row_scale, count - 1);
   reinterpret_cast<float2*>(row)[lane] =
-      make_float2(theta[0] * (after0.a + after0.b), theta[1] * (after.a + after.b));
+      make_float2(scale * theta[0] * (after0.a + after0.b), scale * theta[1] * (after.a + after.b));
   reinterpret_cast<float2*>(row + kTile)[lane] =
       make_float2(theta[0] * after0.e, theta[1] * after.e);
   if (lane == 0)
@@ -44,7 +47,8 @@ __global__ void gate_coefficients_kernel(Segment segment, MemoryScanGates gates,
 
 void launch_gate_coefficients(const CommonParams& p, float* coefficients, cudaStream_t stream) {
   const int blocks = p.segment.sequences * p.segment.chunks;
-  gate_coefficients_kernel<<<(blocks + 7) / 8, 256, 0, stream>>>(p.segment, p.gates, coefficients);
+  gate_coefficients_kernel<<<(blocks + 7) / 8, 256, 0, stream>>>(p.segment, p.gates,
+                                                                 p.options.row_scale, coefficients);
 }
 
 }  // namespace mnemo::memory

@@ -46,7 +46,8 @@ __device__ inline Run suffix_scan(Run x) {
   return x;
 }
 
-inline constexpr int kGStride = 72;  // floats a row of G; column 64 holds B_t, column 65 A_t
+// Floats a row of G; column 64 holds B_t, column 65 A_t, column 66 what the row is scaled with.
+inline constexpr int kGStride = 72;
 
 struct ChunkGates {
   float g[kTile][kGStride];  // G[t][s], zero above the diagonal
@@ -54,8 +55,9 @@ struct ChunkGates {
   float2 eta_keep[kTile];  // eta, 1 - alpha
 };
 
-// Reads one chunk's gates, threads 0 .. 63. Tokens past the end have theta = 0 and change nothing.
-template <bool kOptions = false>
+// Reads one chunk's gates, threads 0 .. 63; with kRows what rows of G are scaled with, too. Tokens
+// past the end have theta = 0 and change nothing.
+template <bool kOptions = false, bool kRows = false>
 __device__ inline void load_gates(ChunkGates& c, const CommonParams& p, int sequence, int chunk,
                                   int thread) {
   if (thread >= kTile) return;
@@ -66,6 +68,7 @@ __device__ inline void load_gates(ChunkGates& c, const CommonParams& p, int sequ
   float theta = valid ? p.gates.theta[at] : 0;
   if (kOptions && p.options.clamps())
     theta *= p.options.clamp[(int64_t{sequence} * seg.chunks + chunk) * kClampFloats + thread];
+  if (kRows) c.g[thread][kTile + 2] = row_scale_at(p.options.row_scale, min(thread, seg.chunk - 1));
   c.theta[thread] = theta;
   c.eta_keep[thread] = valid ? eta_keep(p.gates, at) : make_float2(1, 1);
 }
@@ -73,6 +76,7 @@ __device__ inline void load_gates(ChunkGates& c, const CommonParams& p, int sequ
 // Fills G, B and A; warp w of four writes rows 16 w .. +15 and needs no other warp. With the run
 // (a, b, e) of the tokens from s + 1 to the row block's first and (a', b', e') of those from there
 // to t: G_{t,s} = theta_s ((a + b) a' + e b'). The diagonal block follows the recurrence.
+template <bool kRows = false>
 __device__ inline void fill_g(ChunkGates& c, int warp) {
   const int lane = threadIdx.x & 31, begin = 16 * warp;
   Run run[2];
@@ -107,8 +111,12 @@ __device__ inline void fill_g(ChunkGates& c, int warp) {
 #pragma unroll
   for (int r = 0; r < 16; ++r) {
     const float a = __shfl_sync(0xffffffffu, row.a, r), b = __shfl_sync(0xffffffffu, row.b, r);
-    *reinterpret_cast<float2*>(&c.g[begin + r][2 * lane]) =
-        make_float2(fmaf(x0, a, y0 * b), fmaf(x1, a, y1 * b));
+    float2 g = make_float2(fmaf(x0, a, y0 * b), fmaf(x1, a, y1 * b));
+    if constexpr (kRows) {
+      const float scale = c.g[begin + r][kTile + 2];
+      g.x *= scale, g.y *= scale;
+    }
+    *reinterpret_cast<float2*>(&c.g[begin + r][2 * lane]) = g;
   }
   __syncwarp();
   if (lane < 16) {
@@ -119,7 +127,7 @@ __device__ inline void fill_g(ChunkGates& c, int warp) {
       const float2 gate = c.eta_keep[begin + r];
       p = r == lane ? theta : p * gate.x;
       g = fmaf(g, gate.y, p);
-      c.g[begin + r][begin + lane] = g;
+      c.g[begin + r][begin + lane] = kRows ? g * c.g[begin + r][kTile + 2] : g;
     }
   }
 }

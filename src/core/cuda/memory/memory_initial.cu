@@ -6,18 +6,28 @@ namespace {
 
 // One slice of one layer of one head a CTA.
 struct Part {
-  int head, slice, layer;
-  __device__ Part()
-      : head(blockIdx.x / (2 * kSlices)), slice(blockIdx.x / 2 % kSlices), layer(blockIdx.x % 2) {}
+  int slices, layers, head, slice, layer;
+  __device__ explicit Part(int depth)
+      : slices(depth == 1 ? 1 : kSlices),
+        layers(depth),
+        head(blockIdx.x / (slices * layers)),
+        slice(blockIdx.x / layers % slices),
+        layer(blockIdx.x % layers) {}
+  // This thread's part of such parts that lie one after the other, of a head or sequence.
+  template <typename T>
+  __device__ auto at(T* base, int owner) const {
+    const int64_t index = (int64_t{owner} * slices + slice) * layers + layer;
+    return initial_at(base + index * kTileElements, 0, 0, 0);
+  }
 };
 
 __global__ void __launch_bounds__(128)
-    prepare_initial_kernel(MemoryScanInitial from, float* initial, bf16* tiles) {
+    prepare_initial_kernel(MemoryScanInitial from, int depth, float* initial, bf16* tiles) {
   __shared__ alignas(1024) bf16 tile[kTileElements];
-  const Part part;
+  const Part part(depth);
   Acc w;
-  load_slice(w, part.layer ? from.w2 : from.w1, part.head, part.slice, part.layer);
-  float4* to = initial_at(initial, part.head, part.slice, part.layer);
+  load_slice(w, part.layer ? from.w2 : from.w1, part.head, part.slice, part.layer, part.slices);
+  float4* to = part.at(initial, part.head);
 #pragma unroll
   for (int j = 0; j < 8; ++j)
     to[128 * j] = make_float4(w[4 * j], w[4 * j + 1], w[4 * j + 2], w[4 * j + 3]);
@@ -34,18 +44,33 @@ __global__ void __launch_bounds__(128)
 }
 
 __global__ void __launch_bounds__(128)
-    finish_initial_kernel(MemoryScanInitial to, int heads, int sequences, const float* dinitial) {
-  const Part part;
+    finish_initial_kernel(MemoryScanInitial to, int depth, int heads, int sequences,
+                          const float* dinitial) {
+  const Part part(depth);
   Acc sum = {};
   for (int sequence = part.head; sequence < sequences; sequence += heads) {
-    const float4* from = initial_at(dinitial, sequence, part.slice, part.layer);
+    const float4* from = part.at(dinitial, sequence);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const float4 x = from[128 * j];
       sum[4 * j] += x.x, sum[4 * j + 1] += x.y, sum[4 * j + 2] += x.z, sum[4 * j + 3] += x.w;
     }
   }
-  store_slice(sum, part.layer ? to.w2 : to.w1, part.head, part.slice, part.layer);
+  store_slice(sum, part.layer ? to.w2 : to.w1, part.head, part.slice, part.layer, part.slices);
+}
+
+// A thread a bias of the head; c1 has `first` of them.
+__global__ void finish_initial_biases_kernel(MemoryScanInitial to, int first, int heads,
+                                             int sequences, const float* dinitial) {
+  const int head = blockIdx.x, count = blockDim.x, i = threadIdx.x;
+  float sum = 0;
+  for (int sequence = head; sequence < sequences; sequence += heads)
+    sum += dinitial[sequence * count + i];
+  if (i < first) {
+    to.c1[head * first + i] = sum;
+  } else {
+    to.c2[head * (count - first) + i - first] = sum;
+  }
 }
 
 __global__ void clamp_hits_kernel(const unsigned* hits, float* out) {
@@ -54,15 +79,24 @@ __global__ void clamp_hits_kernel(const unsigned* hits, float* out) {
 
 }  // namespace
 
-void launch_prepare_initial(const MemoryScanInitial& from, int heads, float* initial, bf16* tiles,
-                            cudaStream_t stream) {
-  prepare_initial_kernel<<<heads * 2 * kSlices, 128, 0, stream>>>(from, initial, tiles);
+void launch_prepare_initial(const MemoryScanInitial& from, int depth, int heads, float* initial,
+                            bf16* tiles, cudaStream_t stream) {
+  const int parts = depth == 1 ? 1 : 2 * kSlices;
+  prepare_initial_kernel<<<heads * parts, 128, 0, stream>>>(from, depth, initial, tiles);
 }
 
-void launch_finish_initial(const MemoryScanInitial& to, const Segment& segment,
+void launch_finish_initial(const MemoryScanInitial& to, int depth, const Segment& segment,
                            const float* dinitial, cudaStream_t stream) {
-  finish_initial_kernel<<<segment.heads * 2 * kSlices, 128, 0, stream>>>(
-      to, segment.heads, segment.sequences, dinitial);
+  const int parts = depth == 1 ? 1 : 2 * kSlices;
+  finish_initial_kernel<<<segment.heads * parts, 128, 0, stream>>>(to, depth, segment.heads,
+                                                                   segment.sequences, dinitial);
+}
+
+void launch_finish_initial_biases(const MemoryScanInitial& to, int depth, const Segment& segment,
+                                  const float* dinitial_biases, cudaStream_t stream) {
+  const int first = depth == 1 ? kTile : kSlices * kTile;
+  finish_initial_biases_kernel<<<segment.heads, depth == 1 ? kTile : kBiases, 0, stream>>>(
+      to, first, segment.heads, segment.sequences, dinitial_biases);
 }
 
 void launch_clamp_hits(const unsigned* hits, float* out, cudaStream_t stream) {

@@ -90,6 +90,14 @@ struct Options {
   float* clamp = nullptr;         // [blocks, kClampFloats]: phi, then 1 / (c^2 + n^2)
   unsigned* clamp_hits = nullptr;
   float* dinitial = nullptr;  // [sequences, slice, layer], as `initial`
+  bool biases = false;
+  const float* initial_c1 = nullptr;  // [heads, hidden], at depth 1 [heads, 64]
+  const float* initial_c2 = nullptr;  // [heads, 64]
+  // Per block: the biases, then their momenta, before the chunk; kBiases of each, 64 at depth 1.
+  float* bias_states = nullptr;
+  float* dinitial_biases = nullptr;  // [sequences, kBiases or 64]
+  const float* row_scale = nullptr;  // [chunk], learned; null: rows of G are not scaled
+  float* drows = nullptr;            // [blocks, 64], a block's part of its gradient
   ExtraKept kept{nullptr};
 
   __host__ __device__ bool clamps() const { return limit2 > 0; }
@@ -98,6 +106,11 @@ struct Options {
     return resets != nullptr && resets[batch * chunks + first_chunk + chunk] != 0;
   }
 };
+
+// What row t of G, counted from 0, is multiplied with.
+__device__ inline float row_scale_at(const float* learned, int t) {
+  return learned == nullptr ? 1 : fmaxf(0, 1.0f / static_cast<float>(t + 1) + learned[t]);
+}
 
 // A thread's part of one slice and layer of W_0 or its gradient, eight of them 128 apart.
 template <typename T>
@@ -112,7 +125,7 @@ struct CommonParams {
   Segment segment;
   Rows q, k, v;
   MemoryScanGates gates;
-  const float* gain;
+  const float* gain;  // null without a norm
   const float* bias;
   const float* coefficients;  // [blocks, kCoefficients]
   bf16* states;               // [blocks, kStateElements], the state before each chunk
@@ -127,19 +140,20 @@ struct CommonParams {
 // as in shared memory. [token, hidden] and [token, f] throughout, weights [hidden, f].
 namespace kept {
 inline constexpr int kH = 0, kD1 = 1;          // image, + kPerSlice * slice
-inline constexpr int kX = 2, kSlopeQ = 3;      // fragment, the same
+inline constexpr int kX = 2, kSlopeQ = 3;      // fragment, the same; in the end of the transpose
+inline constexpr int kDz1 = kSlopeQ;           // in the end, as kX
 inline constexpr int kSlopeK = 4, kCurve = 5;  // fragment; curve = U o act''(Z)
 inline constexpr int kPerSlice = 6;
 inline constexpr int kD2 = 24;                       // image
 inline constexpr int kDz2 = 25, kM2 = 26, kR1 = 27;  // fragment; masked products
+inline constexpr int kReads = 25;                    // in the end: images of Q, dZ2
 inline constexpr int kDd2 = 28;                      // image
 inline constexpr int kXhat = 29;                     // fp32 rows [token, f], two tiles
 inline constexpr int kDg = 31;                       // fp32 dL/dG, register order, two
 inline constexpr int kDk = 33;                       // fragment
-inline constexpr int kDweights = 34;                 // fragment, + 4 slice + {W1, W2, S1, S2}
-inline constexpr int kDh = 50, kDd1 = 54;            // fragment, + slice
-inline constexpr int kDkPart = 58;                   // fragment, + slice
-inline constexpr int kFloats = 62;                   // see below
+inline constexpr int kDh = 34, kDd1 = 38;            // fragment, + slice
+inline constexpr int kDkPart = 42;                   // fragment, + slice
+inline constexpr int kFloats = 46;                   // see below
 inline constexpr int kTiles = kWideRecordTiles;
 // Offsets in the tile of floats.
 inline constexpr int kInvDeviation = 0;           // [64], of the keys' layer norm
@@ -184,19 +198,33 @@ inline constexpr int kFloats = 7, kTiles = kFlatRecordTiles;
 inline constexpr int kDa = 0, kDb = 64;           // [64]
 inline constexpr int kDgRow = 128, kDpRow = 192;  // [64]
 inline constexpr int kDots = 256;                 // [4 warps][4]
+inline constexpr int kInvDeviation = 272;         // [64], of the keys' layer norm
+inline constexpr int kDgain = 336, kDbias = 400;  // [64] the reads' part
+inline constexpr int kDbiases = 464;              // [3][64]: of c, its momentum, the first c
 }  // namespace flat_kept
+
+// At depth 1, beside the record, of rules with options or a norm.
+namespace flat_extra {
+inline constexpr int kDinitial = 0;  // fragment: the reads' part of dW_0
+inline constexpr int kXhat = 1;      // fp32, register order, two tiles
+inline constexpr int kTiles = kFlatExtraTiles;
+}  // namespace flat_extra
 
 using Kept = Records<kept::kTiles, kTileElements, kept::kFloats>;
 using FlatKept = Records<flat_kept::kTiles, kTileElements, flat_kept::kFloats>;
+using FlatExtra = Records<flat_extra::kTiles, kTileElements, 0>;
 using NarrowKept = Records<narrow_kept::kTiles, kNarrowElements, narrow_kept::kFloats>;
 
 void launch_gate_coefficients(const CommonParams& p, float* coefficients, cudaStream_t stream);
 
-// W_0 as the kernels read it, and its gradient back: sums over the batch.
-void launch_prepare_initial(const MemoryScanInitial& from, int heads, float* initial, bf16* tiles,
-                            cudaStream_t stream);
-void launch_finish_initial(const MemoryScanInitial& to, const Segment& segment,
+// W_0 as the kernels of a depth read it, and its gradient back: sums over the batch. Depth 1 has
+// one slice and layer.
+void launch_prepare_initial(const MemoryScanInitial& from, int depth, int heads, float* initial,
+                            bf16* tiles, cudaStream_t stream);
+void launch_finish_initial(const MemoryScanInitial& to, int depth, const Segment& segment,
                            const float* dinitial, cudaStream_t stream);
+void launch_finish_initial_biases(const MemoryScanInitial& to, int depth, const Segment& segment,
+                                  const float* dinitial_biases, cudaStream_t stream);
 void launch_clamp_hits(const unsigned* hits, float* out, cudaStream_t stream);
 
 // What the clamp's adjoint needs of the keys; after launch_read_keeping.
@@ -233,6 +261,13 @@ void launch_finish_segment(const CommonParams& p, const Rows& dk, const Rows& dv
 void launch_finish_norm(const Segment& segment, int parts, const float* norm_parts,
                         const float* norm_reads, float* dgain, float* dbias, cudaStream_t stream);
 
+// Adds the segment's part of the row scale's gradient to row_parts [kRowScaleParts, 64], or sets it
+// if `first`; and the sum, at the end.
+void launch_row_scale_parts(const CommonParams& p, float* row_parts, bool first,
+                            cudaStream_t stream);
+void launch_finish_row_scale(const float* row_parts, const float* row_scale, int chunk, float* out,
+                             cudaStream_t stream);
+
 // What the four above go to for rules with options: instances in files of their own, so that the
 // compiler makes of the plain ones what it would without these.
 void launch_scan_states_options(const CommonParams& p, const MemoryScanCarry& in,
@@ -261,7 +296,9 @@ void launch_narrow_finish(const CommonParams& p, const Rows& dk, const Rows& dv,
                           const MemoryScanGates& dgates, const NarrowKept& kept, float* norm_reads,
                           bool first, cudaStream_t stream);
 
-// The same for depth 1. launch_flat_adjoint writes all of dk and dv, launch_flat_finish the gates'.
+// The same for depth 1. launch_flat_adjoint writes all of dk and dv, and adds to norm_parts
+// [sequences, kFlatNormParts, 2, 64]; launch_flat_finish the gates'.
+inline constexpr int kFlatNormParts = 32;
 void launch_flat_states(const CommonParams& p, const MemoryScanCarry& in,
                         const MemoryScanCarry& out, cudaStream_t stream);
 void launch_flat_read(const CommonParams& p, const Rows& y, cudaStream_t stream);
@@ -269,8 +306,8 @@ void launch_flat_read_backward(const CommonParams& p, const Rows& dy, const Rows
                                const FlatKept& kept, cudaStream_t stream);
 void launch_flat_adjoint(const CommonParams& p, const MemoryScanCarry& in,
                          const MemoryScanCarry& out, const Rows& dk, const Rows& dv,
-                         const FlatKept& kept, cudaStream_t stream);
+                         const FlatKept& kept, float* norm_parts, cudaStream_t stream);
 void launch_flat_finish(const CommonParams& p, const MemoryScanGates& dgates, const FlatKept& kept,
-                        cudaStream_t stream);
+                        float* norm_reads, bool first, cudaStream_t stream);
 
 }  // namespace mnemo::memory

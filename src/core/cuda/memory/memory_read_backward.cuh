@@ -29,9 +29,7 @@ struct SharedStorage : std::conditional_t<kOptions, InitialStorage, NoStorage> {
   bf16 h[kTileElements];  // H of the slice, then dZ
   bf16 d1[kTileElements];
   bf16 x[kTileElements];
-  bf16 aq[kTileElements], bq[kTileElements];    // A_t q_t, B_t q_t
-  bf16 adz[kTileElements], bdz[kTileElements];  // A_t dz_t, B_t dz_t of the last layer
-  bf16 dz[kTileElements];
+  bf16 dz[kTileElements];                     // of the last layer
   bf16 m2[kTileElements], r1[kTileElements];  // masked products [t, s]
   uint64_t weights_bar, keys_bar;
 };
@@ -147,15 +145,22 @@ __global__ void __launch_bounds__(128, kOptions ? 1 : 2)
   load_fragment(f1, p.kept.tile(block, kept::kM2)), store_frag(s.m2, f1);
   load_fragment(f1, p.kept.tile(block, kept::kR1)), store_frag(s.r1, f1);
   load_fragment(f1, p.kept.tile(block, kept::kDz2)), store_frag(s.dz, f1);
-  scale_rows(f2, f1, decay), store_frag(s.adz, f2);
-  scale_rows(f2, f1, push), store_frag(s.bdz, f2);
   if constexpr (kOptions) scale_rows(f2, f1, fade), store_frag(s.cdz, f2);
   copy_wait<0>();
+  fence_async();
   __syncthreads();
-  load_frag(f1, s.x);
-  scale_rows(f2, f1, decay), store_frag(s.aq, f2);
-  scale_rows(f2, f1, push), store_frag(s.bq, f2);
-  if constexpr (kOptions) scale_rows(f2, f1, fade), store_frag(s.cq, f2);
+  // What the state's adjoint needs of the reads, in the place of what has been read.
+  if constexpr (kOptions) {
+    load_frag(f1, s.x);
+    scale_rows(f2, f1, fade), store_frag(s.cq, f2);
+  }
+  if (thread == 0) {
+    bulk_store(p.kept.tile(block, kept::kReads), s.x, kTileBytes);
+    bulk_store(p.kept.tile(block, kept::kReads + 1), s.dz, kTileBytes);
+    bulk_commit();
+    bulk_wait_read();
+  }
+  __syncthreads();
 
   Acc acc, acc2, dqw, dqs, t1;
   float da[2] = {}, db[2] = {};
@@ -215,7 +220,6 @@ __global__ void __launch_bounds__(128, kOptions ? 1 : 2)
     __syncthreads();
     wgmma_fence();
     product<-1, true, true>(acc, s.r1, s.h, false);
-    product<1, true, true>(acc2, s.h, s.aq, false);
     wgmma_commit();
     product<1, true>(dqw, f3, s.weights[0], slice > 0);
     product<1, true>(dqs, f3, s.weights[2], slice > 0);
@@ -223,19 +227,9 @@ __global__ void __launch_bounds__(128, kOptions ? 1 : 2)
     wgmma_commit();
     wgmma_wait<1>();
     store_fragment(p.kept.tile(block, kept::kDd1 + slice), acc);
-    store_fragment(p.kept.tile(block, kept::kDweights + 4 * slice), acc2);
-    wgmma_fence();
-    product<1, true, true>(acc, s.x, s.adz, false);
-    product<1, true, true>(acc2, s.h, s.bq, false);
-    wgmma_commit();
+    store_transposed_fragment(tile(kept::kX), s.x);
+    store_transposed_fragment(tile(kept::kDz1), s.h);
     wgmma_wait<0>();
-    store_fragment(p.kept.tile(block, kept::kDweights + 4 * slice + 1), acc);
-    store_fragment(p.kept.tile(block, kept::kDweights + 4 * slice + 2), acc2);
-    wgmma_fence();
-    product<1, true, true>(acc, s.x, s.bdz, false);
-    wgmma_commit();
-    wgmma_wait<0>();
-    store_fragment(p.kept.tile(block, kept::kDweights + 4 * slice + 3), acc);
     if constexpr (kOptions) initial_adjoint(p, s, block, slice, f3, acc, acc2);
     fence_async();  // this thread's writes to the tiles that the copy engine fills again
     __syncthreads();

@@ -10,8 +10,16 @@ namespace {
 
 MemoryScanCarry carry_at(const MemoryScanShape& s, float* base) {
   const int64_t n = s.batch * s.heads * weight_elements(s);
-  if (s.depth == 1) return {base, nullptr, base + n, nullptr};
-  return {base, base + n, base + 2 * n, base + 3 * n};
+  MemoryScanCarry carry{base, base + n, base + 2 * n, base + 3 * n};
+  if (s.depth == 1) carry = {base, nullptr, base + n, nullptr};
+  if (!s.biases) return carry;
+  const int64_t sequences = s.batch * s.heads;
+  carry.c1 = base + 2 * s.depth * n;
+  carry.t1 = carry.c1 + sequences * bias_elements(s);
+  if (s.depth == 1) return carry;
+  carry.c2 = carry.c1 + sequences * kSlices * kTile;
+  carry.t2 = carry.t1 + sequences * kSlices * kTile;
+  return carry;
 }
 
 // Orders work between streams: one event a mark. A wait for a mark never made does nothing.
@@ -52,21 +60,29 @@ Segment segment_at(const MemoryScanShape& s, int64_t index) {
 }
 
 // Segment `index`, whose states lie in `slot`.
-Options options_at(const MemoryScanShape& s, const OptionBuffers<bf16>& b, const float* resets,
-                   int64_t index, int slot) {
+template <typename Args>
+Options options_at(const Args& args, const OptionBuffers<bf16>& b, int64_t index, int slot) {
+  const MemoryScanShape& s = args.shape;
   Options o;
+  o.kept = {b.kept[index % kKeptSlots]};
   if (s.plain()) return o;
   o.on = true;
   o.towards_initial = s.towards_initial;
   o.limit2 = s.clamp * s.clamp;
   o.initial = b.initial;
   o.initial_tiles = b.initial_tiles;
-  o.resets = s.resets ? resets : nullptr;
+  o.resets = s.resets ? args.resets : nullptr;
+  o.row_scale = s.row_scale ? args.row_scale : nullptr;
+  o.drows = b.drows;
+  o.biases = s.biases;
+  o.initial_c1 = args.initial.c1;
+  o.initial_c2 = args.initial.c2;
+  o.bias_states = b.biases[slot];
+  o.dinitial_biases = b.dinitial_biases;
   o.chunks = chunk_count(s);
   o.first_chunk = index * segment_chunks(s);
   o.clamp = b.clamp[slot];
   o.dinitial = b.dinitial;
-  o.kept = {b.kept[index % kKeptSlots]};
   return o;
 }
 
@@ -77,8 +93,9 @@ const char* last_error() {
 
 const char* copy_carry(const MemoryScanShape& s, const MemoryScanCarry& to,
                        const MemoryScanCarry& from, cudaStream_t stream) {
-  const size_t bytes = s.batch * s.heads * weight_elements(s) * sizeof(float);
-  const auto copy = [&](float* target, const float* source) {
+  const int64_t sequences = s.batch * s.heads;
+  const auto copy = [&](float* target, const float* source, int64_t elements) {
+    const size_t bytes = sequences * elements * sizeof(float);
     if (target == nullptr) return;
     if (source == nullptr) {
       cudaMemsetAsync(target, 0, bytes, stream);
@@ -86,7 +103,12 @@ const char* copy_carry(const MemoryScanShape& s, const MemoryScanCarry& to,
       cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, stream);
     }
   };
-  copy(to.w1, from.w1), copy(to.w2, from.w2), copy(to.s1, from.s1), copy(to.s2, from.s2);
+  const int64_t weights = weight_elements(s);
+  copy(to.w1, from.w1, weights), copy(to.w2, from.w2, weights);
+  copy(to.s1, from.s1, weights), copy(to.s2, from.s2, weights);
+  const int64_t first = s.depth == 1 ? kTile : kSlices * kTile;
+  copy(to.c1, from.c1, first), copy(to.t1, from.t1, first);
+  copy(to.c2, from.c2, kTile), copy(to.t2, from.t2, kTile);
   return last_error();
 }
 
@@ -129,8 +151,8 @@ const char* forward(const MemoryScanForwardArgs& args, cudaStream_t stream) {
     return i == 0 ? args.carry_in : carry_at(shape, b.carries + i % 2 * carry);
   };
   if (!shape.plain()) {
-    launch_prepare_initial(args.initial, static_cast<int>(shape.heads), b.options.initial,
-                           b.options.initial_tiles, stream);
+    launch_prepare_initial(args.initial, shape.depth, static_cast<int>(shape.heads),
+                           b.options.initial, b.options.initial_tiles, stream);
     cudaMemsetAsync(b.options.clamp_hits, 0, sizeof(unsigned), stream);
   }
   if (args.checkpoints != nullptr) {
@@ -149,14 +171,14 @@ const char* forward(const MemoryScanForwardArgs& args, cudaStream_t stream) {
                    to_rows(args.k),
                    to_rows(args.v),
                    args.gates,
-                   args.norm_gain,
+                   shape.norm ? args.norm_gain : nullptr,
                    args.norm_bias,
                    b.coefficients[slot],
                    b.states[slot],
                    shape.epsilon,
                    shape.residual,
                    shape.gelu,
-                   options_at(shape, b.options, args.resets, i, slot)};
+                   options_at(args, b.options, i, slot)};
     p.options.clamp_hits = b.options.clamp_hits;
     reads.await(i - kForwardSlots, stream);
     launch_gate_coefficients(p, b.coefficients[slot], stream);
@@ -188,11 +210,14 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
   cudaMemsetAsync(b.norm_parts, 0, shape.batch * shape.heads * kTile * 2 * kTile * sizeof(float),
                   stream);
   if (!shape.plain()) {
-    launch_prepare_initial(args.initial, static_cast<int>(shape.heads), b.options.initial,
-                           b.options.initial_tiles, stream);
+    launch_prepare_initial(args.initial, shape.depth, static_cast<int>(shape.heads),
+                           b.options.initial, b.options.initial_tiles, stream);
     cudaMemsetAsync(b.options.dinitial, 0,
-                    shape.batch * shape.heads * 2 * kSlices * kTileElements * sizeof(float),
-                    stream);
+                    shape.batch * shape.heads * initial_elements(shape) * sizeof(float), stream);
+    if (shape.biases) {
+      cudaMemsetAsync(b.options.dinitial_biases, 0,
+                      shape.batch * shape.heads * bias_elements(shape) * sizeof(float), stream);
+    }
   }
   begun.make(0, stream);
   begun.await(0, scan_stream);
@@ -204,14 +229,14 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
                         to_rows(args.k),
                         to_rows(args.v),
                         args.gates,
-                        args.norm_gain,
+                        shape.norm ? args.norm_gain : nullptr,
                         args.norm_bias,
                         b.coefficients[slot],
                         b.states[slot],
                         shape.epsilon,
                         shape.residual,
                         shape.gelu,
-                        options_at(shape, b.options, args.resets, i, slot)};
+                        options_at(args, b.options, i, slot)};
   };
   const auto scan = [&](int64_t i) {
     const CommonParams p = params(i);
@@ -238,8 +263,8 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
     const Rows dk = to_rows(args.dk);
     read.await(i, stream);
     if (kind == Kind::kFlat) {
-      launch_flat_adjoint(p, from, to, dk, dv, {record}, stream);
-      launch_flat_finish(p, args.dgates, {record}, stream);
+      launch_flat_adjoint(p, from, to, dk, dv, {record}, b.norm_parts, stream);
+      launch_flat_finish(p, args.dgates, {record}, b.norm_reads, first, stream);
     } else if (kind == Kind::kNarrow) {
       launch_narrow_adjoint(p, from, to, dv, {record}, b.norm_parts, stream);
       launch_narrow_finish(p, dk, dv, args.dgates, {record}, b.norm_reads, first, stream);
@@ -247,6 +272,7 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
       launch_scan_adjoint(p, from, to, dv, {record}, b.norm_parts, first, stream);
       launch_finish_segment(p, dk, dv, args.dgates, {record}, b.norm_reads, first, stream);
     }
+    if (shape.row_scale) launch_row_scale_parts(p, b.options.row_parts, first, stream);
     done.make(i, stream);
   };
   for (int64_t i = segments - 1; i >= -2; --i) {  // in the order in which one stream would need it
@@ -256,11 +282,23 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
     if (const char* e = last_error()) return e;
   }
   if (shape.norm) {
-    launch_finish_norm(segment_at(shape, 0), kind == Kind::kNarrow ? kNarrow : kTile, b.norm_parts,
-                       b.norm_reads, args.dnorm_gain, args.dnorm_bias, stream);
+    const int parts = kind == Kind::kNarrow ? kNarrow
+                      : kind == Kind::kFlat ? kFlatNormParts
+                                            : kTile;
+    launch_finish_norm(segment_at(shape, 0), parts, b.norm_parts, b.norm_reads, args.dnorm_gain,
+                       args.dnorm_bias, stream);
+  }
+  if (shape.biases) {
+    launch_finish_initial_biases(args.dinitial, shape.depth, segment_at(shape, 0),
+                                 b.options.dinitial_biases, stream);
+  }
+  if (shape.row_scale) {
+    launch_finish_row_scale(b.options.row_parts, args.row_scale, shape.chunk, args.drow_scale,
+                            stream);
   }
   if (!shape.plain())
-    launch_finish_initial(args.dinitial, segment_at(shape, 0), b.options.dinitial, stream);
+    launch_finish_initial(args.dinitial, shape.depth, segment_at(shape, 0), b.options.dinitial,
+                          stream);
   return last_error();
 }
 

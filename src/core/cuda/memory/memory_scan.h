@@ -1,6 +1,6 @@
 // The neural memory's scan on a Hopper GPU: forward from carry to carry, and its exact backward.
 //
-// For each batch entry and head a network, f_W(x) = [x +] LN(W2 act(W1 x)) or [x +] W1 x, is
+// For each batch entry and head a network, f_W(x) = [x +] LN(W2 act(W1 x)) or [x +] [LN](W1 x), is
 // trained on the tokens' keys and values while the tokens' queries are read from it:
 //
 //   u_t = grad_W 1/2 |f_W(k_t) - v_t|^2          at the state that began the token's chunk
@@ -9,7 +9,9 @@
 //   y_t = f_{W_t}(q_t)
 //
 // Options, off in most rules: forgetting towards the first weights W_0 (the bracket); the clamp,
-// u_t *= 1 / sqrt(1 + (|u_t| / clamp)^2); resets, which put the state to W_0, S = 0 before chunks.
+// u_t *= 1 / sqrt(1 + (|u_t| / clamp)^2); resets, which put the state to W_0, S = 0 before chunks;
+// row scale, by which token t of its chunk, counted from 1, and the next chunk if t is the last
+// one, see r_t = max(0, 1 / t + row_scale_t) times what the chunk has written so far.
 //
 // Plain C++: no CUDA header is needed to include this. All pointers are device pointers. Nothing
 // here allocates memory, synchronises or keeps state; calls only enqueue work on `stream`, so they
@@ -42,15 +44,22 @@ struct MemoryScanShape {
   bool towards_initial = false;  // forget towards W_0; needs alpha
   float clamp = 0;               // > 0: the clamp of the inner gradient
   bool resets = false;           // some chunks begin at W_0
+  bool row_scale = false;
+  bool biases = false;  // W1 x + c1, W2 h + c2
 
-  bool plain() const { return !towards_initial && !(clamp > 0) && !resets; }
+  bool plain() const {
+    return !towards_initial && !(clamp > 0) && !resets && !row_scale && !biases;
+  }
 };
 
-// W_0, or its gradient, fp32, dense: w1 [heads, hidden, head_dim], w2 [heads, head_dim, hidden].
-// Null where the shape is plain; otherwise needed, whatever the option.
+// W_0, or its gradient, fp32, dense: w1 [heads, hidden, head_dim], w2 [heads, head_dim, hidden];
+// depth 1: w1 [heads, head_dim, head_dim]. Null where the shape is plain; otherwise needed,
+// whatever the option.
 struct MemoryScanInitial {
   float* w1 = nullptr;
   float* w2 = nullptr;
+  float* c1 = nullptr;  // with biases: [heads, hidden], at depth 1 [heads, head_dim]
+  float* c2 = nullptr;  // the same: [heads, head_dim], null at depth 1
 };
 
 // bf16 rows [batch, tokens, heads, head_dim]: the last two dimensions dense, strides in elements
@@ -69,6 +78,12 @@ struct MemoryScanCarry {
   float* w2 = nullptr;
   float* s1 = nullptr;
   float* s2 = nullptr;
+  // With biases: theirs and their momenta, c1 and t1 [batch, heads, hidden], c2 and t2 [batch,
+  // heads, head_dim]; depth 1: c1 and t1 [batch, heads, head_dim].
+  float* c1 = nullptr;
+  float* c2 = nullptr;
+  float* t1 = nullptr;
+  float* t2 = nullptr;
 };
 
 // fp32, dense [batch, tokens, heads]. Without momentum eta is null and taken as 0, without
@@ -86,7 +101,8 @@ struct MemoryScanForwardArgs {
   const float* norm_gain = nullptr;  // [heads, head_dim], 16-byte aligned; unused without norm
   const float* norm_bias = nullptr;  // the same
   MemoryScanInitial initial;
-  const float* resets = nullptr;  // [batch, chunks], not 0 where a chunk begins at W_0; or null
+  const float* resets = nullptr;     // [batch, chunks], not 0 where a chunk begins at W_0; or null
+  const float* row_scale = nullptr;  // [chunk], the learned part of r; null without it
   MemoryScanCarry carry_in;
   MemoryScanRows y;              // out
   MemoryScanCarry carry_out;     // out; may not alias carry_in
@@ -104,6 +120,7 @@ struct MemoryScanBackwardArgs {
   const float* norm_bias = nullptr;
   MemoryScanInitial initial;
   const float* resets = nullptr;
+  const float* row_scale = nullptr;
   const float* checkpoints = nullptr;  // as the forward pass left them
   MemoryScanRows dy;
   MemoryScanCarry dcarry_out;   // adjoint of carry_out
@@ -112,6 +129,7 @@ struct MemoryScanBackwardArgs {
   float* dnorm_gain = nullptr;  // out [heads, head_dim]
   float* dnorm_bias = nullptr;  // out [heads, head_dim]
   MemoryScanInitial dinitial;   // out, where the shape is not plain
+  float* drow_scale = nullptr;  // out [chunk], with row scale
   MemoryScanCarry dcarry_in;    // out; may not alias dcarry_out
   void* workspace = nullptr;    // MemoryScanBackwardWorkspace bytes, 1024-byte aligned
   CUstream_st* side_streams[2] = {nullptr, nullptr};  // both or neither

@@ -28,14 +28,14 @@ struct SharedStorage {
   alignas(1024) Stage stage[2];
   bf16 adjoint[2][2][kTileElements];        // [layer][W, S], [hidden, f]
   bf16 du[kTileElements];                   // [token, hidden]
-  bf16 curve[kTileElements];                // dD1 o U o act'', [token, hidden]
-  bf16 dz[kTileElements];                   // [token, hidden]
+  bf16 dz[kTileElements];                   // dD1 o U o act'', then dZ, [token, hidden]
   bf16 d_o[kTileElements];                  // [token, f]
-  float4 back[8][128];                      // upper layer's part of dD2, register order
+  bf16 reads[2][kTileElements];             // the reads' Q, dZ2, [token, f]
   float part[kRanks][kOwned][kPartStride];  // [source CTA, own token, f]
   float coefficients[2][kCoefficients];
+  float read_scales[2][2][kTile];  // A_t, B_t
   float gain[kTile], bias[kTile];
-  uint64_t stage_bar[2], part_bar, do_bar;
+  uint64_t stage_bar[2], part_bar, do_bar, reads_bar;
 };
 
 struct OptionStorage : SharedStorage {
@@ -78,10 +78,10 @@ __device__ void prefetch(const Params& p, SharedStorage& s, int sequence, int ra
     bulk_load(stage.weights, states, 2 * kTileBytes, bar);
   } else if (thread == 128) {  // what the registers will take
     bulk_prefetch(states + 2 * kTileElements, 2 * kTileBytes);
-    bulk_prefetch(p.kept.tile(block, kept::kPerSlice * rank + kept::kSlopeK), 2 * kTileBytes);
+    // X, dZ1, and the keys' derivatives.
+    bulk_prefetch(p.kept.tile(block, kept::kPerSlice * rank + kept::kX), 4 * kTileBytes);
     bulk_prefetch(p.kept.tile(block, kept::kDh + rank), kTileBytes);
     bulk_prefetch(p.kept.tile(block, kept::kDd1 + rank), kTileBytes);
-    bulk_prefetch(p.kept.tile(block, kept::kDweights + 4 * rank), 4 * kTileBytes);
     bulk_prefetch(p.kept.tile(block, kept::kDd2), 3 * kTileBytes);  // and xhat
   }
   const int row = thread >> 3, col = 8 * (thread & 7);
@@ -96,8 +96,30 @@ __device__ void prefetch(const Params& p, SharedStorage& s, int sequence, int ra
   if (thread < kCoefficients / 4) {
     copy_async(smem_address(&s.coefficients[step & 1][4 * thread]),
                p.common.coefficients + int64_t{block} * kCoefficients + 4 * thread, true);
+  } else if (thread >= 128 && thread < 128 + 2 * kTile / 4) {
+    copy_async(smem_address(&s.read_scales[step & 1][0][0] + 4 * (thread - 128)),
+               p.kept.floats(block, kept::kA) + 4 * (thread - 128), true);
   }
   copy_commit();
+}
+
+// The reads' Q and dZ2; by one thread, once those of the step before have been used.
+__device__ void load_reads(const Params& p, SharedStorage& s, int sequence, int step) {
+  const Segment& seg = p.common.segment;
+  mbar_expect(&s.reads_bar, 2 * kTileBytes);
+  bulk_load(s.reads, p.kept.tile(sequence * seg.chunks + seg.chunks - 1 - step, kept::kReads),
+            2 * kTileBytes, &s.reads_bar);
+}
+
+// x, [hidden, token], with the tokens scaled.
+__device__ void scale_columns(Frag& out, const Frag& x, const float (&scale)[kTile]) {
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float2 by =
+        *reinterpret_cast<const float2*>(scale + 8 * (i >> 1) + 2 * (threadIdx.x & 3));
+    const float2 v = unpack(x[i]);
+    out[i] = pack(by.x * v.x, by.y * v.y);
+  }
 }
 
 // What the owner of a token needs besides the sum: four features from 4 (lane % 16) on.

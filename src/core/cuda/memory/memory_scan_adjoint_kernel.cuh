@@ -61,8 +61,10 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     mbar_init(&s.stage_bar[1], 1);
     mbar_init(&s.part_bar, 1 + 1);  // the other CTAs' bytes, this CTA's warp
     mbar_init(&s.do_bar, 1 + 8);    // the other CTAs' bytes, this CTA's eight warps
+    mbar_init(&s.reads_bar, 1);
     mbar_init_fence();
     fence_async();
+    load_reads(p, s, sequence, 0);
   }
   // This thread's part of the segment's first keys, and the last row counted from there.
   const bf16* keys =
@@ -81,7 +83,7 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
   cluster_sync();
 
   const int local = 2 * warp + (lane >> 4), own_row = kOwned * rank + local;
-  // Warp w of the lower layer's warpgroup holds the tokens of CTA w.
+  // Warp w of the upper layer's warpgroup holds the tokens of CTA w.
   const int owner = warp & 3;
   float* part_here = &s.part[rank][lane / 4][col];
   float dgain[4] = {}, dbias[4] = {};
@@ -151,8 +153,8 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
       wgmma_wait<0>();
     }
     // acc: dD1 or dH so far; back: part of dK or of dD2.
-    Frag du;
     if (layer == 0) {
+      Frag du;
       Frag& curve = reads;
 #pragma unroll
       for (int i = 0; i < 16; ++i) {
@@ -161,17 +163,11 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
         curve[i] = pack(acc[2 * i] * c.x, acc[2 * i + 1] * c.y);
       }
       store_frag(s.du, du);
-      store_frag(s.curve, curve);
+      store_frag(s.dz, curve);
       fence_async();
-    } else {
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        s.back[j][thread & 127] =
-            make_float4(back[4 * j], back[4 * j + 1], back[4 * j + 2], back[4 * j + 3]);
-      }
     }
     // Asked for here, used while the sums travel.
-    Frag m, dwr, dsr;
+    Frag m, xt;  // the reads' X or dZ1, [hidden, token]
     {
       const char* momenta =
           reinterpret_cast<const char*>(p.common.states + int64_t{block} * kStateElements +
@@ -181,21 +177,16 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
         m[i] = *reinterpret_cast<const uint32_t*>(
             momenta + swizzle_offset(row + 8 * (i & 1), 8 * (i >> 1) + col));
       }
-      load_fragment(dwr, p.kept.tile(block, kept::kDweights + 4 * rank + layer));
-      load_fragment(dsr, p.kept.tile(block, kept::kDweights + 4 * rank + 2 + layer));
+      load_fragment(xt, slice_tile(layer ? kept::kX : kept::kDz1));
     }
     const OwnToken own = load_own(p, sequence, block, first + own_row, own_row, own_valid);
     __syncthreads();
-    if (layer == 0) {  // dU W2^T on top, then to the tokens' owners
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        const float4 x = s.back[j][thread];
-        acc[4 * j] = x.x, acc[4 * j + 1] = x.y, acc[4 * j + 2] = x.z, acc[4 * j + 3] = x.w;
-      }
+    if (layer == 1) {  // dU W2^T on top, then to the tokens' owners
       wgmma_fence();
-      product<1, true>(acc, du, stage.weights[1], true);
+      product<1, false, true>(back, s.du, stage.weights[1], true);
       wgmma_commit();
       wgmma_wait<0>();
+      settle(back);
       const uint32_t there = map_rank(smem_address(part_here), owner);
       const uint32_t bar_there = map_rank(smem_address(&s.part_bar), owner);
 #pragma unroll
@@ -203,7 +194,7 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int at = 8 * i * kPartStride + 8 * j;
-          const float2 x = make_float2(acc[4 * j + 2 * i], acc[4 * j + 2 * i + 1]);
+          const float2 x = make_float2(back[4 * j + 2 * i], back[4 * j + 2 * i + 1]);
           if (owner == rank) {
             *reinterpret_cast<float2*>(part_here + at) = x;
           } else {
@@ -238,13 +229,21 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
             make_float4(dots[0], dots[1], dots[2], 0);
       }
 #pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        const float2 x = unpack(dwr[i]), y = unpack(dsr[i]);
-        ds[2 * i] = fmaf(b, dw[2 * i], fmaf(e, ds[2 * i], y.x));
-        ds[2 * i + 1] = fmaf(b, dw[2 * i + 1], fmaf(e, ds[2 * i + 1], y.y));
-        dw[2 * i] = fmaf(a, dw[2 * i], x.x);
-        dw[2 * i + 1] = fmaf(a, dw[2 * i + 1], x.y);
+      for (int i = 0; i < 32; ++i) {
+        ds[i] = fmaf(b, dw[i], e * ds[i]);
+        dw[i] *= a;
       }
+      // The reads' share: [hidden, token] times tokens scaled by A_t, B_t.
+      Frag bx;
+      scale_columns(bx, xt, s.read_scales[parity][1]);
+      scale_columns(xt, xt, s.read_scales[parity][0]);
+      mbar_wait(&s.reads_bar, parity);
+      wgmma_fence();
+      product<1, true>(dw, xt, s.reads[layer], true);
+      product<1, true>(ds, bx, s.reads[layer], true);
+      wgmma_commit();
+      wgmma_wait<0>();
+      settle(dw), settle(ds);
     }
     mbar_wait(&s.part_bar, parity);
     {
@@ -296,9 +295,9 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
         } else {
           Frag curve;
           load_fragment(curve, slice_tile(kept::kCurve));
-          load_frag(other, s.curve);
+          load_frag(other, s.dz);
           add_scaled(other, d1, curve, low, high);
-          store_frag(s.curve, other);
+          store_frag(s.dz, other);
           load_frag(other, stage.h);
 #pragma unroll
           for (int i = 0; i < 16; ++i) {
@@ -315,7 +314,7 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
       wgmma_fence();
       product<1, false, false>(acc, s.d_o, stage.weights[1], true);
       wgmma_commit();
-      load_frag(f, s.curve);
+      load_frag(f, s.dz);
       wgmma_wait<0>();
 #pragma unroll
       for (int i = 0; i < 16; ++i) {
@@ -326,6 +325,7 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
       fence_async();
     }
     __syncthreads();
+    if (thread == 0 && step + 1 < seg.chunks) load_reads(p, s, sequence, step + 1);
     wgmma_fence();
     if (layer == 0) {
       product<1, true, true>(dw, s.dz, stage.k, true);

@@ -235,6 +235,24 @@ __device__ inline void store_fragment(bf16* to, const Acc& acc) {
   store_fragment(to, frag);
 }
 
+// A tile's transpose as a fragment in global memory.
+__device__ inline void store_transposed_fragment(bf16* to, const bf16* tile) {
+  const int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
+  // This lane's row of the four 8 x 8 matrices of step 0; sixteen rows further each step.
+  const int row = 8 * (lane >> 4) + (lane & 7), piece = 2 * warp + ((lane >> 3) & 1);
+  const uint32_t from = smem_address(tile) + row * 128 + ((piece ^ (row & 7)) << 4);
+  uint4* p = reinterpret_cast<uint4*>(to) + (threadIdx.x & 127);
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    uint4 x;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "r"(from + 2048 * k)
+                 : "memory");
+    p[128 * k] = x;
+  }
+}
+
 // Sixteen bytes from global to shared memory; zeros where not `valid`.
 __device__ inline void copy_async(uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
