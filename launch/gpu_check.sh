@@ -13,6 +13,7 @@
 #                   memory     small runs' peaks beside the plan's, and those of speed, which has to
 #                              be run before, beside PyTorch's
 #                   ops_bench  every op beside what the GPU gives at most; ops_bench.svg
+#                   memory_bench  the memory scan beside PyTorch's and FLA's; memory_bench.svg
 #                   recall     the cells of launch/recall_study.sh
 #                   sanitizer  a part of ops under compute-sanitizer's memcheck
 #                   race       our kernels that share memory of a block under its racecheck
@@ -26,7 +27,7 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-stages=(ops training speed memory ops_bench recall sanitizer race)
+stages=(ops training speed memory ops_bench memory_bench recall sanitizer race)
 stage_seconds=470
 python="${PYTHON:-python3}"
 bench="$root/tests/bench"
@@ -133,6 +134,15 @@ stage_ops_bench() {
   run ops "$(program mnemo)" bench ops --device cuda --json "$out/ops_bench.part" \
     --plot "$out/ops_bench.svg"
   result ops "$out/ops_bench.part"
+}
+
+# What FLA needs (tests/bench/memory/linear_fla.py) may be in PYTHONPATH; without it it is left out.
+stage_memory_bench() {
+  need mnemo
+  run memory "$(program mnemo)" bench memory --device cuda --compare --python "$python" \
+    --json "$out/memory_bench.part" --plot "$out/memory_bench.svg"
+  result memory "$out/memory_bench.part"
+  show '^\||skipped|no time'
 }
 
 # Several small trainings share the GPU, each as long as it may. What is done is kept between calls.

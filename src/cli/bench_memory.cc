@@ -1,8 +1,10 @@
 #include <fmt/format.h>
 
 #include <memory>
+#include <vector>
 
 #include "src/cli/bench_command.h"
+#include "src/cli/bench_memory_gpu.h"
 #include "src/core/status.h"
 #include "src/core/thread_pool.h"
 #include "src/job/gemm_ceiling.h"
@@ -17,6 +19,8 @@ struct MemoryFlags {
   DType dtype = DType::kF32;
   bool no_momentum = false, no_layer_norm = false, gelu = false;
   int threads = 0;
+  bool cuda = false, one_shape = false;
+  GpuMemoryBench gpu;
   std::string json;
 };
 
@@ -31,7 +35,23 @@ MemoryBenchOptions Resolve(const MemoryFlags& flags) {
   return options;
 }
 
+absl::Status BenchOnGpu(const MemoryFlags& flags) {
+  GpuMemoryBench bench = flags.gpu;
+  bench.json = flags.json;
+  if (flags.one_shape) {
+    const MemoryBenchOptions options = Resolve(flags);
+    bench.cases = {{options.rule, options.batch, options.heads, options.tokens}};
+  } else {
+    bench.cases = LargeMemoryScans();
+  }
+  return BenchMemoryOnGpu(bench);
+}
+
 absl::Status BenchMemoryScan(const MemoryFlags& flags) {
+  if (flags.cuda) return BenchOnGpu(flags);
+  if (flags.gpu.compare || !flags.gpu.plot.empty()) {
+    return InvalidArgument("--compare and --plot need --device cuda");
+  }
   MNEMO_RETURN_IF_ERROR(CheckBenchJson(flags.json));
   if (flags.threads > 0) SetThreadsForThisThread(flags.threads);
   const MemoryBenchOptions options = Resolve(flags);
@@ -60,32 +80,65 @@ absl::Status BenchMemoryScan(const MemoryFlags& flags) {
   return WriteBenchJson(flags.json, std::move(json));
 }
 
+// Declares what describes the shape, and returns it.
+std::vector<CLI::Option*> AddShape(CLI::App& command, MemoryFlags& flags) {
+  std::vector<CLI::Option*> shape;
+  const auto number = [&](const char* name, auto& value, const char* help) {
+    CLI::Option* option = command.add_option(name, value, help);
+    shape.push_back(option->check(CLI::PositiveNumber)->capture_default_str());
+  };
+  number("--batch", flags.bench.batch, "Sequences");
+  number("--heads", flags.bench.heads, "Heads");
+  number("--head-dim", flags.bench.rule.head_dim, "Width of a head");
+  shape.push_back(
+      command.add_option("--depth", flags.bench.rule.depth, "Layers of the memory network")
+          ->check(CLI::Range(1, 4))
+          ->capture_default_str());
+  number("--expansion", flags.expansion, "Hidden width over the width of a head");
+  number("--chunk", flags.bench.rule.chunk, "Tokens of a chunk");
+  number("--tokens", flags.bench.tokens, "Tokens of a sequence");
+  const auto flag = [&](const char* name, bool& value, const char* help) {
+    shape.push_back(command.add_flag(name, value, help));
+  };
+  flag("--no-momentum", flags.no_momentum, "Leave S out");
+  flag("--no-layer-norm", flags.no_layer_norm, "No layer norm and no residual");
+  flag("--gelu", flags.gelu, "GELU in place of SiLU");
+  return shape;
+}
+
 }  // namespace
 
 void AddBenchMemory(CLI::App& bench, Action& chosen) {
   auto flags = std::make_shared<MemoryFlags>();
   CLI::App* command = bench.add_subcommand(
-      "memory", "Speed of the memory scan on the CPU: forward, and forward and backward.");
-  const auto number = [&](const char* name, auto& value, const char* help) {
-    command->add_option(name, value, help)->check(CLI::PositiveNumber)->capture_default_str();
-  };
-  number("--batch", flags->bench.batch, "Sequences");
-  number("--heads", flags->bench.heads, "Heads");
-  number("--head-dim", flags->bench.rule.head_dim, "Width of a head");
-  command->add_option("--depth", flags->bench.rule.depth, "Layers of the memory network")
-      ->check(CLI::Range(1, 4))
+      "memory",
+      "Speed of the memory scan: forward, and forward and backward. On a GPU, in bf16, several "
+      "shapes beside what large products and copies reach, or one that options describe.");
+  command
+      ->add_option_function<std::string>(
+          "--device", [flags](const std::string& name) { flags->cuda = name == "cuda"; },
+          "cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->default_str("cpu");
+  const std::vector<CLI::Option*> shape = AddShape(*command, *flags);
+  command
+      ->add_option("--iterations", flags->bench.iterations,
+                   "Timed runs on the CPU; the median counts")
+      ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  number("--expansion", flags->expansion, "Hidden width over the width of a head");
-  number("--chunk", flags->bench.rule.chunk, "Tokens of a chunk");
-  number("--tokens", flags->bench.tokens, "Tokens of a sequence");
-  number("--iterations", flags->bench.iterations, "Timed runs; the median counts");
-  command->add_flag("--no-momentum", flags->no_momentum, "Leave S out");
-  command->add_flag("--no-layer-norm", flags->no_layer_norm, "No layer norm and no residual");
-  command->add_flag("--gelu", flags->gelu, "GELU in place of SiLU");
   AddDTypeFlag(*command, flags->dtype);
   command->add_option("--threads", flags->threads, "Threads; 0: all cores")->capture_default_str();
+  command->add_flag(
+      "--compare", flags->gpu.compare,
+      "On a GPU: beside PyTorch (the chunk form, compiled) and FLA (a linear memory)");
+  command->add_option("--python", flags->gpu.python, "The Python that has these")
+      ->capture_default_str();
   command->add_option("--json", flags->json, "File to write the results to as well");
-  command->callback([&chosen, flags] { chosen = [flags] { return BenchMemoryScan(*flags); }; });
+  command->add_option("--plot", flags->gpu.plot, "SVG file to draw a GPU's roofline in");
+  command->callback([&chosen, flags, shape] {
+    for (const CLI::Option* option : shape) flags->one_shape |= option->count() > 0;
+    chosen = [flags] { return BenchMemoryScan(*flags); };
+  });
 }
 
 }  // namespace mnemo

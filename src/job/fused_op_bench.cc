@@ -1,23 +1,19 @@
 // The fused ops of a model's training step, forward and backward: parts of BenchModelOps.
-#include <cmath>
 #include <numeric>
 #include <utility>
 
 #include "src/core/fused/attention.h"
 #include "src/core/fused/cross_entropy.h"
+#include "src/core/fused/gates.h"
 #include "src/core/fused/layers.h"
-#include "src/core/fused/memory_scan.h"
 #include "src/core/random.h"
+#include "src/job/memory_scan_bench.h"
 #include "src/job/op_timer.h"
-#include "src/model/flops.h"
 
 namespace mnemo {
 namespace {
 
-constexpr DType kRows = DType::kBF16, kSums = DType::kF32;
 constexpr double kEpsilon = 1e-6;
-
-double Count(const Tensor& x) { return static_cast<double>(x.elements()); }
 
 class FusedBench {
  public:
@@ -67,7 +63,28 @@ class FusedBench {
                  {9 * Count(a), 5 * BytesOf({a})},
                  [](std::span<const Var> in) { return SwiGlu(in[0], in[1]); });
     Convolve(x);
+    Gate(x);
     Turn();
+  }
+
+  // theta, eta and alpha.
+  void Gate(const Tensor& x) {
+    constexpr int kGates = 3;
+    const int64_t heads = s_.width / s_.memory_dim;
+    std::vector<Input> inputs = {{x}};
+    for (int i = 0; i < kGates; ++i) {
+      inputs.push_back({timer_.Random({heads, s_.width}, kSums, 0.02), true});
+      inputs.push_back({timer_.Random({heads}, kSums), true});
+    }
+    const double values = static_cast<double>(kGates * heads * s_.batch * s_.length);
+    const double product = 2 * values * static_cast<double>(s_.width);
+    const double gates = values * static_cast<double>(SizeOf(kSums));
+    timer_.Fused("gates", ToString(x.shape()), inputs, {product, BytesOf({x}) + gates},
+                 {2 * product, 2 * BytesOf({x}) + 2 * gates}, [](std::span<const Var> in) {
+                   const GateWeights weights[] = {
+                       {in[1], in[2], 0.015}, {in[3], in[4], 1}, {in[5], in[6], 0.01}};
+                   return HeadGates(in[0], weights)[0];
+                 });
   }
 
   void Convolve(const Tensor& x) {
@@ -121,42 +138,15 @@ class FusedBench {
   }
 
   void Memory() {
-    const MemoryRule rule{.head_dim = s_.memory_dim,
-                          .hidden = s_.memory_hidden,
-                          .chunk = s_.chunk,
-                          .activation = MemoryActivation::kGelu};
-    const int64_t heads = s_.width / rule.head_dim;
-    const Shape gate{s_.batch, heads, s_.length, 1};
-    const auto constant = [&](const Shape& shape, double value) {
-      return Tensor::Full(shape, value, kSums, timer_.device());
-    };
-    const double unit = 1 / std::sqrt(static_cast<double>(rule.head_dim));
-    const auto rows = [&](double scale) {
-      return SplitHeads(timer_.Random(rows_, kRows, scale), heads).value();
-    };
-    const std::vector<Input> inputs = {
-        {rows(unit)},
-        {rows(unit)},
-        {rows(1)},
-        {constant(gate, 0.25 / static_cast<double>(rule.head_dim))},
-        {constant(gate, 0.49)},
-        {constant(gate, 1e-4)},
-        {timer_.Random({heads, rule.hidden, rule.head_dim}, kSums), true},
-        {timer_.Random({heads, rule.head_dim, rule.hidden}, kSums, unit / 2), true},
-        {constant({heads, 1, rule.head_dim}, 1), true},
-        {constant({heads, 1, rule.head_dim}, 0), true}};
-    const double flops =
-        MemoryFlopsPerHead(rule) * static_cast<double>(s_.batch * s_.length * heads);
-    const double tokens = BytesOf({inputs[0].value}), gates = 3 * BytesOf({inputs[3].value});
-    timer_.Fused("memory scan", ToString(inputs[0].value.shape()), inputs,
-                 {flops, 4 * tokens + gates}, {2 * flops, 8 * tokens + 2 * gates},
-                 [&](std::span<const Var> in) {
-                   MemoryParameters p;
-                   p.initial.w = {in[6], in[7]};
-                   p.norm_weight = in[8], p.norm_bias = in[9];
-                   const MemoryTokens t{in[0], in[1], in[2], in[3], in[4], in[5]};
-                   return MemoryScan(rule, p, t, InitialMemoryState(rule, p, s_.batch)).y;
-                 });
+    MemoryScanCase scan;
+    scan.rule.head_dim = s_.memory_dim;
+    scan.rule.hidden = s_.memory_hidden;
+    scan.rule.chunk = s_.chunk;
+    scan.rule.activation = MemoryActivation::kGelu;
+    scan.batch = s_.batch;
+    scan.heads = s_.width / s_.memory_dim;
+    scan.tokens = s_.length;
+    TimeMemoryScan("memory scan", scan, LeastWork(scan), timer_);
   }
 
   const ModelOpShapes& s_;

@@ -10,10 +10,6 @@
 namespace mnemo {
 namespace {
 
-constexpr DType kRows = DType::kBF16, kSums = DType::kF32;
-
-double Count(const Tensor& x) { return static_cast<double>(x.elements()); }
-
 class ProductBench {
  public:
   ProductBench(const ModelOpShapes& s, OpTimer& timer)

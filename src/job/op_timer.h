@@ -11,6 +11,11 @@
 
 namespace mnemo {
 
+// What rows of activations are stored as in training, and gradients of weights.
+inline constexpr DType kRows = DType::kBF16, kSums = DType::kF32;
+
+inline double Count(const Tensor& x) { return static_cast<double>(x.elements()); }
+
 // FLOP and bytes of a call.
 struct OpWork {
   double flops = 0, bytes = 0;

@@ -1,4 +1,5 @@
-// bench stability: its verdict is its exit code. bench step: what it measures is in the JSON.
+// bench stability: its verdict is its exit code. bench step and memory: what they measure is in the
+// JSON.
 #include <gmock/gmock.h>
 
 #include <nlohmann/json.hpp>
@@ -42,6 +43,27 @@ TEST_F(BenchStabilityTest, FailsWhatExplodes) {
   EXPECT_EQ(result.code, kExitError);
   EXPECT_THAT(result.out, HasSubstr("FAIL"));
   EXPECT_TRUE(nlohmann::json::accept(ReadText(json_)));
+}
+
+TEST(BenchMemoryTest, TimesTheScanOnTheCpu) {
+  const TestDirectory directory;
+  const std::string json = directory / "a.json";
+  const Result result = RunMnemo({"bench", "memory", "--heads", "1", "--head-dim", "8", "--chunk",
+                                  "16", "--tokens", "64", "--iterations", "1", "--json", json});
+  EXPECT_EQ(result.code, kExitOk) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("forward+backward"));
+  EXPECT_GT(nlohmann::json::parse(ReadText(json))["forward"]["tokens_per_second"], 0);
+}
+
+TEST(BenchMemoryTest, SaysWhatItCannotDoBeforeItMeasures) {
+  const Result cpu = RunMnemo({"bench", "memory", "--compare"});
+  EXPECT_EQ(cpu.code, kExitError);
+  EXPECT_THAT(cpu.err, HasSubstr("need --device cuda"));
+  for (const char* file : {"--json", "--plot"}) {
+    const Result gpu = RunMnemo({"bench", "memory", "--device", "cuda", file, "/none/a"});
+    EXPECT_EQ(gpu.code, kExitError);
+    EXPECT_THAT(gpu.err, HasSubstr("/none/a"));
+  }
 }
 
 // Ten seconds of measuring are not for every day: the picture is drawn from a result.
