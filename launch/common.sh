@@ -26,11 +26,12 @@ jobs_at_once() {
 # number_after PATTERN FILE: the first number that follows what a sed pattern matches.
 number_after() { sed -n "/$1 *[0-9]/{s/.*$1 *\([0-9][0-9.]*\).*/\1/p;q}" "$2"; }
 
-# configure DIR [CMAKE_OPTION...]
+# configure DIR [CMAKE_OPTION...]: a new folder will compile several sources at once.
 configure() {
   local dir="$1"
   shift
   mkdir -p "$dir"
+  if [[ ! -e "$dir/CMakeCache.txt" ]]; then set -- -DCMAKE_UNITY_BUILD=ON "$@"; fi
   cmake -S "$root" -B "$dir" -G Ninja "$@" >"$dir/configure.log" 2>&1 || {
     cat "$dir/configure.log" >&2
     say "configuring $dir failed, see above; a build folder of other settings can be removed" >&2

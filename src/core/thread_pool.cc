@@ -15,7 +15,7 @@
 namespace mnemo {
 namespace {
 
-using Body = std::function<void(int64_t, int64_t)>;
+using RangeBody = std::function<void(int64_t, int64_t)>;
 
 // How long a worker looks for the next job before it sleeps (some tens of microseconds): kernels
 // follow each other closely, and waking a sleeper costs more than the loop it would run.
@@ -33,14 +33,14 @@ thread_local bool inside_job = false;
 
 // One call of ParallelFor.
 struct Job {
-  const Body* body = nullptr;
+  const RangeBody* body = nullptr;
   int64_t count = 0, grain = 1, ranges = 0;
   std::atomic<int64_t> next{0};
   std::mutex mutex;  // guards the two below
   std::exception_ptr error;
   int64_t error_range = 0;  // the first range that failed wins, whatever the timing
 
-  void Start(const Body& b, int64_t n, int64_t g) {
+  void Start(const RangeBody& b, int64_t n, int64_t g) {
     body = &b;
     count = n;
     grain = g;
@@ -88,7 +88,7 @@ class Pool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  void Run(const Body& body, int64_t count, int64_t grain) {
+  void Run(const RangeBody& body, int64_t count, int64_t grain) {
     job_.Start(body, count, grain);
     uint64_t epoch = (state_.load(std::memory_order_relaxed) >> kEpochShift) + 1;
     state_.store(epoch << kEpochShift | kOpen, std::memory_order_release);
@@ -155,7 +155,7 @@ thread_local std::unique_ptr<Pool> pool;
 
 }  // namespace
 
-void ParallelFor(int64_t count, int64_t grain, const Body& body) {
+void ParallelFor(int64_t count, int64_t grain, const RangeBody& body) {
   MNEMO_CHECK(grain > 0, "grain {}", grain);
   if (count <= 0) return;
   if (count <= grain) {

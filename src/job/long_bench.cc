@@ -21,7 +21,7 @@ namespace mnemo {
 namespace {
 
 // So many rows are taken to the host at once.
-constexpr int64_t kRows = 256;
+constexpr int64_t kRowsAtOnce = 256;
 
 struct PositionNorm {
   int64_t slice = 0;
@@ -40,8 +40,8 @@ class GradientLog {
     if (unit.layer > 0) return;
     const int64_t width = dx.dim(dx.rank() - 1), rows = dx.elements() / width;
     const Tensor flat = dx.Contiguous().Reshape({rows, width});
-    for (int64_t begin = 0; begin < rows; begin += kRows) {
-      const int64_t end = std::min(rows, begin + kRows);
+    for (int64_t begin = 0; begin < rows; begin += kRowsAtOnce) {
+      const int64_t end = std::min(rows, begin + kRowsAtOnce);
       const std::vector<double> values = flat.Slice(0, begin, end).ToDoubles();
       for (int64_t row = 0; row < end - begin; ++row) {
         double squared = 0;

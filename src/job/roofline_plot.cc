@@ -31,9 +31,9 @@ struct Entry {
   std::vector<const OpTime*> ops;  // by model, undefined where it has none
 };
 
-struct Box {
+struct LabelBox {
   double x, y, width, height;
-  bool Meets(const Box& other) const {
+  bool Meets(const LabelBox& other) const {
     return x < other.x + other.width && other.x < x + width && y < other.y + other.height &&
            other.y < y + height;
   }
@@ -220,7 +220,7 @@ class Picture {
 
   // Each mark's number as near to it as there is room, with a line to it if that is not beside it.
   std::string Labels() const {
-    std::vector<Box> taken;
+    std::vector<LabelBox> taken;
     for (const Entry& entry : entries_) {
       for (const OpTime* op : entry.ops) {
         if (op == nullptr) continue;
@@ -241,19 +241,20 @@ class Picture {
   }
 
   std::string Label(const std::string& text, std::pair<double, double> at,
-                    std::vector<Box>& taken) const {
+                    std::vector<LabelBox>& taken) const {
     const auto [x, y] = at;
-    Box best{x + kMark + 1, y - kLabelHeight / 2, kLabelWidth, kLabelHeight};
+    LabelBox best{x + kMark + 1, y - kLabelHeight / 2, kLabelWidth, kLabelHeight};
     double far = 0;
     for (double radius = kMark + 8; radius < 90 && far == 0; radius += 5) {
       for (int turn = 0; turn < 16; ++turn) {
         const double angle = turn * M_PI / 8;
-        const Box box{x + radius * std::cos(angle) - kLabelWidth / 2,
-                      y + radius * std::sin(angle) - kLabelHeight / 2, kLabelWidth, kLabelHeight};
+        const LabelBox box{x + radius * std::cos(angle) - kLabelWidth / 2,
+                           y + radius * std::sin(angle) - kLabelHeight / 2, kLabelWidth,
+                           kLabelHeight};
         const bool inside = box.x > kLeft && box.x + box.width < kPlotWidth - kRight &&
                             box.y > kTop && box.y + box.height < height_ - kBottom;
         if (!inside || std::any_of(taken.begin(), taken.end(),
-                                   [&](const Box& other) { return other.Meets(box); })) {
+                                   [&](const LabelBox& other) { return other.Meets(box); })) {
           continue;
         }
         best = box, far = radius;

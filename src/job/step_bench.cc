@@ -9,6 +9,7 @@
 #include "src/core/status.h"
 #include "src/job/memory_check.h"
 #include "src/job/shard_source.h"
+#include "src/job/timing.h"
 #include "src/job/trainer.h"
 #include "src/model/door.h"
 #include "src/model/flops.h"
@@ -68,12 +69,6 @@ class RandomSource : public StepSource {
   const v1::RunConfig& config_;
   std::map<std::string, SliceBatch> batches_;
 };
-
-double Median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<int64_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 // Seconds that each phase of a step takes, by the order in which phases first begin.
 class PhaseClock {

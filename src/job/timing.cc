@@ -35,13 +35,13 @@ std::vector<double> TimeBatches(
   return times;
 }
 
+}  // namespace
+
 double Median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());
   return *middle;
 }
-
-}  // namespace
 
 double SecondsPerCall(const std::function<void()>& call, int batches) {
   return Median(TimeBatches(call, batches, 5e-3));

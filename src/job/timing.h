@@ -2,10 +2,14 @@
 #pragma once
 
 #include <functional>
+#include <vector>
 
 #include "src/core/tensor.h"
 
 namespace mnemo {
+
+// The upper median of one value or more.
+double Median(std::vector<double> values);
 
 // Seconds of one call: the median of `batches` batches, each of as many calls as take 5 ms or more,
 // after one call that is not counted.
