@@ -153,12 +153,12 @@ main() {
     compile_cuda
   fi
 
+  say "took $((SECONDS / 60)) min $((SECONDS % 60)) s"
   local entry
   for entry in "${summaries[@]}"; do
     printf '\n== %s ==\n' "${entry%%: *}"
     sed -n '/tests passed/,$p' "${entry#*: }"
   done
-  say "took $((SECONDS / 60)) min $((SECONDS % 60)) s"
   ((${#failed[@]} == 0)) || die "failed: ${failed[*]}"
 }
 

@@ -64,8 +64,9 @@ std::string NearPaths(const Descriptor* root, const std::string& path) {
   }
   std::sort(ranked.begin(), ranked.end());
   std::vector<std::string> nearest;
-  for (const auto& [distance, p] : ranked) {
-    if (nearest.size() < kCandidates) nearest.push_back(p);
+  for (const auto& [distance, p] : ranked) {  // no field is far from a slip of the fingers
+    const bool near = distance.first <= ranked[0].first.first + 1;
+    if (near && nearest.size() < kCandidates) nearest.push_back(p);
   }
   return absl::StrJoin(nearest, ", ");
 }
