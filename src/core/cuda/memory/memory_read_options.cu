@@ -1,5 +1,5 @@
 // Rules with options.
-#include "src/core/cuda/memory/memory_read.cuh"
+#include "src/core/cuda/memory/memory_read_kernel.cuh"
 
 namespace mnemo::memory {
 

@@ -1,5 +1,5 @@
 // Rules with options.
-#include "src/core/cuda/memory/memory_scan_states.cuh"
+#include "src/core/cuda/memory/memory_scan_states_kernel.cuh"
 
 namespace mnemo::memory {
 
