@@ -5,7 +5,7 @@
 #   launch/test.sh [--no-install] --all              what CI runs
 #
 #   -L LABEL       quick, full, long, or a topic: exactness, schedule, stability, learn, bad-input,
-#                  threads, resume, crash, job, hosts, cuda
+#                  threads, resume, crash, corrupt, job, hosts, cuda
 #                  `cuda` needs a GPU and the CUDA toolkit, and is never run without being named
 #   --all          all tests but `long`; `quick` under the address and undefined-behaviour
 #                  sanitizers; `threads` under the thread sanitizer; the CUDA backend and its

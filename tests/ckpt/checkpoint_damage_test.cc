@@ -1,7 +1,9 @@
 // What is wrong with a checkpoint is found before a byte of it is used, and named.
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <functional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -17,6 +19,34 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 
 FileSystem& Fs() { return FileSystem::Posix(); }
+
+// A stretch of a file: one piece, or what lies between two (the superblock, headers, padding).
+struct Region {
+  int64_t begin, end;
+  bool piece;
+};
+
+std::vector<Region> RegionsOf(const v1::CheckpointManifest& manifest, int file) {
+  std::vector<Region> pieces;
+  for (const auto& tensor : manifest.tensors()) {
+    for (const auto& piece : tensor.pieces()) {
+      if (piece.file() != file) continue;
+      pieces.push_back({piece.byte_offset(), piece.byte_offset() + piece.byte_length(), true});
+    }
+  }
+  std::sort(pieces.begin(), pieces.end(),
+            [](const Region& a, const Region& b) { return a.begin < b.begin; });
+  std::vector<Region> regions;
+  int64_t at = 0;
+  for (const Region& piece : pieces) {
+    if (at < piece.begin) regions.push_back({at, piece.begin, false});
+    regions.push_back(piece);
+    at = piece.end;
+  }
+  if (at < manifest.files(file).bytes())
+    regions.push_back({at, manifest.files(file).bytes(), false});
+  return regions;
+}
 
 class CheckpointDamageTest : public testing::Test {
  protected:
@@ -42,38 +72,45 @@ class CheckpointDamageTest : public testing::Test {
   std::string directory_;
 };
 
+// The first and the last byte of every region, and every eleventh between.
 TEST_F(CheckpointDamageTest, AFlippedBitInAFileIsFoundByVerifyAndInAPieceByLoad) {
   const v1::CheckpointManifest manifest = ReadManifest(Fs(), directory_).value();
-  int in_pieces = 0, outside = 0;
+  int pieces = 0, in_pieces = 0, outside = 0;
   for (int f = 0; f < manifest.files_size(); ++f) {
-    const v1::CheckpointFile& file = manifest.files(f);
-    const std::string path = Path(file.path());
-    for (int64_t at = 0; at < file.bytes(); at += 11) {
-      bool in_piece = false;
-      for (const auto& tensor : manifest.tensors()) {
-        for (const auto& piece : tensor.pieces()) {
-          in_piece |= piece.file() == f && at >= piece.byte_offset() &&
-                      at < piece.byte_offset() + piece.byte_length();
+    const std::string path = Path(manifest.files(f).path());
+    for (const Region& region : RegionsOf(manifest, f)) {
+      pieces += region.piece;
+      std::set<int64_t> places = {region.end - 1};
+      for (int64_t at = region.begin; at < region.end; at += 11) places.insert(at);
+      for (const int64_t at : places) {
+        const auto flip = [&](std::string& bytes) {
+          bytes[at] ^= static_cast<char>(1 << (at % 8));
+        };
+        ChangeFile(path, flip);
+        const auto verified = VerifyCheckpoint(Fs(), directory_);
+        ASSERT_TRUE(verified.ok()) << verified.status();
+        ASSERT_THAT(verified->problems, ElementsAre(HasSubstr(path))) << at;
+        const absl::Status load = Load();
+        EXPECT_EQ(load.ok(), !region.piece) << at << " " << load;
+        if (region.piece) {
+          EXPECT_TRUE(absl::IsDataLoss(load));
+          EXPECT_THAT(std::string(load.message()), HasSubstr(path + ": piece "));
+          EXPECT_EQ(verified->problems[0], std::string(load.message()));
+        } else {
+          EXPECT_THAT(verified->problems[0], HasSubstr("is damaged outside of its pieces"));
         }
+        ++(region.piece ? in_pieces : outside);
+        ChangeFile(path, flip);
       }
-      const auto flip = [&](std::string& bytes) { bytes[at] ^= static_cast<char>(1 << (at % 8)); };
-      ChangeFile(path, flip);
-      const auto verified = VerifyCheckpoint(Fs(), directory_);
-      ASSERT_TRUE(verified.ok()) << verified.status();
-      EXPECT_THAT(verified->problems, ElementsAre(HasSubstr(path))) << at;
-      const absl::Status load = Load();
-      EXPECT_EQ(load.ok(), !in_piece) << at << " " << load;
-      if (in_piece) {
-        EXPECT_TRUE(absl::IsDataLoss(load));
-        EXPECT_THAT(std::string(load.message()), HasSubstr(path + ": piece "));
-        EXPECT_THAT(verified->problems[0], testing::Eq(std::string(load.message())));
-      }
-      ++(in_piece ? in_pieces : outside);
-      ChangeFile(path, flip);
     }
   }
+  int listed = 0;
+  for (const auto& tensor : manifest.tensors()) listed += tensor.pieces_size();
+  EXPECT_EQ(pieces, listed);
   EXPECT_GT(in_pieces, 50);
   EXPECT_GT(outside, 50);
+  RecordProperty("flips_in_pieces", in_pieces);
+  RecordProperty("flips_outside", outside);
   EXPECT_TRUE(Load().ok());
 }
 
@@ -122,6 +159,42 @@ TEST_F(CheckpointDamageTest, TruncatedMissingAndForeignFiles) {
   EXPECT_TRUE(absl::IsNotFound(Open()));
   EXPECT_THAT(std::string(Open().message()),
               HasSubstr(directory_ + " is not a whole checkpoint: it has no manifest.pb"));
+}
+
+// Files that are whole in themselves, but in the wrong place.
+TEST_F(CheckpointDamageTest, SwappedFilesAreNamed) {
+  // Between two checkpoints of one run: same names, same lengths, other bytes.
+  const std::string other = SaveState(Fs(), scratch_ / "run", 2, MakeState(2), 2, 64).value();
+  for (const char* name : {"rank-00000.h5", "rank-00001.h5"}) {
+    const std::string own = Fs().ReadFile(Path(name)).value();
+    const std::string foreign = Fs().ReadFile(other + "/" + name).value();
+    ASSERT_EQ(own.size(), foreign.size());
+    ChangeFile(Path(name), [&](std::string& bytes) { bytes = foreign; });
+    EXPECT_TRUE(absl::IsDataLoss(Load()));
+    EXPECT_THAT(std::string(Load().message()), HasSubstr(Path(name) + ": piece "));
+    EXPECT_THAT(VerifyCheckpoint(Fs(), directory_)->problems,
+                testing::AllOf(testing::Not(IsEmpty()), testing::Each(HasSubstr(Path(name)))));
+    ChangeFile(Path(name), [&](std::string& bytes) { bytes = own; });
+  }
+  const std::string own = Fs().ReadFile(Path("manifest.pb")).value();
+  const std::string foreign = Fs().ReadFile(other + "/manifest.pb").value();
+  ChangeFile(Path("manifest.pb"), [&](std::string& bytes) { bytes = foreign; });
+  EXPECT_TRUE(absl::IsDataLoss(Load()));
+  EXPECT_THAT(std::string(Load().message()), HasSubstr(directory_ + "/rank-0000"));
+  EXPECT_THAT(VerifyCheckpoint(Fs(), directory_)->problems, testing::Not(IsEmpty()));
+  ChangeFile(Path("manifest.pb"), [&](std::string& bytes) { bytes = own; });
+  // Within one checkpoint.
+  const std::string first = Fs().ReadFile(Path("rank-00000.h5")).value();
+  const std::string second = Fs().ReadFile(Path("rank-00001.h5")).value();
+  ChangeFile(Path("rank-00000.h5"), [&](std::string& bytes) { bytes = second; });
+  ChangeFile(Path("rank-00001.h5"), [&](std::string& bytes) { bytes = first; });
+  EXPECT_TRUE(absl::IsDataLoss(Load()));
+  const auto problems = VerifyCheckpoint(Fs(), directory_)->problems;
+  EXPECT_THAT(problems, testing::Contains(HasSubstr(Path("rank-00000.h5"))));
+  EXPECT_THAT(problems, testing::Contains(HasSubstr(Path("rank-00001.h5"))));
+  ChangeFile(Path("rank-00000.h5"), [&](std::string& bytes) { bytes = first; });
+  ChangeFile(Path("rank-00001.h5"), [&](std::string& bytes) { bytes = second; });
+  EXPECT_TRUE(Load().ok());
 }
 
 TEST_F(CheckpointDamageTest, AnotherVersionIsNamed) {
