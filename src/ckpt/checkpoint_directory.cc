@@ -6,12 +6,13 @@
 #include <utility>
 
 #include "src/ckpt/manifest.h"
+#include "src/core/log.h"
 #include "src/core/status.h"
 
 namespace mnemo {
 namespace {
 
-constexpr std::string_view kPrefix = "step-", kTemporary = ".tmp";
+constexpr std::string_view kPrefix = "step-", kTemporary = ".tmp", kDamaged = ".damaged";
 constexpr size_t kStepDigits = 12;
 
 // Digits alone, no sign, no spaces.
@@ -44,6 +45,12 @@ CheckpointEntry Inspect(FileSystem& fs, const std::string& path, const Checkpoin
     entry.problem = NotFound("{}: was never finished", path);
     return entry;
   }
+  if (name.damaged) {
+    entry.state = CheckpointState::kDamaged;
+    entry.problem = DataLoss(
+        "{}: was set aside, as damage was found in it; `mnemo ckpt verify` says where", path);
+    return entry;
+  }
   auto manifest = ReadManifest(fs, path);
   entry.problem = manifest.status();
   if (manifest.ok()) entry.problem = CheckFileLengths(fs, path, *manifest);
@@ -62,6 +69,7 @@ std::string ToString(const CheckpointName& name) {
   std::string text = fmt::format("{}{:0{}}", kPrefix, name.step, kStepDigits);
   if (name.generation > 1) text += fmt::format(".{}", name.generation);
   if (name.temporary) text += kTemporary;
+  if (name.damaged) text += kDamaged;
   return text;
 }
 
@@ -70,7 +78,10 @@ std::optional<CheckpointName> ParseCheckpointName(std::string_view text) {
   CheckpointName name;
   if (!text.starts_with(kPrefix)) return std::nullopt;
   text.remove_prefix(kPrefix.size());
+  name.damaged = text.ends_with(kDamaged);
+  if (name.damaged) text.remove_suffix(kDamaged.size());
   name.temporary = text.ends_with(kTemporary);
+  if (name.damaged && name.temporary) return std::nullopt;
   if (name.temporary) text.remove_suffix(kTemporary.size());
   const size_t dot = std::min(text.find('.'), text.size());
   const auto step = ParseDigits(text.substr(0, dot));
@@ -108,6 +119,28 @@ const CheckpointEntry* FindNewest(const std::vector<CheckpointEntry>& entries) {
   return nullptr;
 }
 
+const CheckpointEntry* FindNewerDamaged(const std::vector<CheckpointEntry>& entries) {
+  for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
+    if (entry->state == CheckpointState::kWhole) return nullptr;
+    if (entry->state == CheckpointState::kDamaged) return &*entry;
+  }
+  return nullptr;
+}
+
+absl::StatusOr<std::string> SetAside(FileSystem& fs, const std::string& directory) {
+  const std::filesystem::path path(directory);
+  auto name = ParseCheckpointName(path.filename().string());
+  if (!name || name->temporary || name->damaged) {
+    return InvalidArgument("{} is not the name of a checkpoint", directory);
+  }
+  name->damaged = true;
+  const std::string checkpoints = path.parent_path().string();
+  const std::string aside = checkpoints + "/" + ToString(*name);
+  MNEMO_RETURN_IF_ERROR(fs.Rename(directory, aside));
+  MNEMO_RETURN_IF_ERROR(fs.SyncDirectory(checkpoints));
+  return aside;
+}
+
 absl::StatusOr<std::string> FindCheckpoints(FileSystem& fs, const std::string& path) {
   if (!fs.Exists(path)) return NotFound("{} does not exist", path);
   const std::string checkpoints = path + "/" + std::string(kCheckpointsName);
@@ -122,7 +155,13 @@ absl::StatusOr<std::string> FindCheckpoint(FileSystem& fs, const std::string& pa
   if (ParseCheckpointName(last) || fs.Exists(path + "/" + std::string(kManifestName))) return path;
   std::vector<CheckpointEntry> entries;
   MNEMO_ASSIGN_OR_RETURN(entries, ListCheckpoints(fs, checkpoints));
-  if (const CheckpointEntry* newest = FindNewest(entries)) return newest->path;
+  if (const CheckpointEntry* newest = FindNewest(entries)) {
+    if (const CheckpointEntry* damaged = FindNewerDamaged(entries)) {
+      LogWarning("using {}, as a newer one is damaged: {}", newest->path,
+                 std::string(damaged->problem.message()));
+    }
+    return newest->path;
+  }
   std::string message = fmt::format("{} holds no whole checkpoint", checkpoints);
   for (const CheckpointEntry& entry : entries) {
     message += fmt::format("; {}", std::string(entry.problem.message()));

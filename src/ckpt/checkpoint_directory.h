@@ -23,6 +23,7 @@ struct CheckpointName {
   int64_t step = 0;
   int generation = 1;
   bool temporary = false;  // ends in ".tmp": being written, or left by a save that did not end
+  bool damaged = false;    // ends in ".damaged": set aside
   auto operator<=>(const CheckpointName&) const = default;
 };
 std::string ToString(const CheckpointName& name);
@@ -30,7 +31,8 @@ std::optional<CheckpointName> ParseCheckpointName(std::string_view name);
 
 enum class CheckpointState {
   kWhole,     // as far as the manifest and the files' lengths tell
-  kDamaged,   // there is a manifest, but something is wrong, or of another format version
+  kDamaged,   // there is a manifest, but something is wrong, or of another format version; or it
+              // was set aside
   kLeftover,  // temporary, or without a manifest: of a save or a removal that was interrupted
 };
 
@@ -48,12 +50,19 @@ absl::StatusOr<std::vector<CheckpointEntry>> ListCheckpoints(FileSystem& fs,
 
 // The newest that is whole, or null. The damaged ones after it are worth a warning.
 const CheckpointEntry* FindNewest(const std::vector<CheckpointEntry>& entries);
+// The newest that is damaged, if it is newer than that, or null.
+const CheckpointEntry* FindNewerDamaged(const std::vector<CheckpointEntry>& entries);
+
+// Gives a checkpoint in whose contents damage was found a name by which all know: ".damaged" is
+// added. It is neither used nor removed then, until its step is saved again. Returns the new path.
+absl::StatusOr<std::string> SetAside(FileSystem& fs, const std::string& directory);
 
 // From what a user names. A run's checkpoints are in RUN/checkpoints; anything else is taken for a
 // directory of checkpoints itself. NotFound if `path` does not exist.
 absl::StatusOr<std::string> FindCheckpoints(FileSystem& fs, const std::string& path);
 // One checkpoint: `path` itself if it is one, whole or not, else the newest whole one of a run or
-// of a directory of checkpoints. NotFound if there is none; the message says what is damaged.
+// of a directory of checkpoints, with a warning where a newer one is damaged. NotFound if there is
+// none; the message says what is damaged.
 absl::StatusOr<std::string> FindCheckpoint(FileSystem& fs, const std::string& path);
 
 // Removes all whole checkpoints but the newest `keep` (at least 1), and leftovers that are not

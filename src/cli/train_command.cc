@@ -22,6 +22,7 @@ struct TrainOptions {
   ConfigFlags config;
   std::string run_directory;
   bool overwrite = false;
+  bool strict = false;
   bool no_memory_check = false;
   double join_seconds = WorkerRunOptions().join_seconds;
 };
@@ -85,6 +86,7 @@ absl::Status Train(const TrainOptions& options) {
   run.config_name = options.config.path;
   run.run_directory = options.run_directory;
   run.overwrite = options.overwrite;
+  run.strict = options.strict;
   run.check_memory = !options.no_memory_check;
   run.writer = VersionText();
   ProgressLine line = ProgressLine::ForStderr(0);
@@ -126,6 +128,9 @@ void AddTrainCommand(CLI::App& app, Action& chosen) {
   command->add_flag("--overwrite", options->overwrite,
                     "Discard the run, with its model and checkpoints, that the run directory "
                     "holds");
+  command->add_flag("--strict", options->strict,
+                    "End with an error where the newest checkpoint is damaged, instead of going on "
+                    "from the newest whole one");
   command->add_flag("--no-memory-check", options->no_memory_check,
                     "Run what is planned to need more memory than there is");
   command

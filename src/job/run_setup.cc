@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "src/ckpt/checkpoint_directory.h"
 #include "src/ckpt/manifest.h"
 #include "src/core/config_difference.h"
 #include "src/core/config_text.h"
@@ -38,7 +39,10 @@ class SetUp {
   absl::Status MakeRunPlan();
   absl::Status FindMemory() const;
   absl::Status MakeTrainer();
-  absl::StatusOr<std::string> OpenDirectory();  // the first rank; where the run begins
+  // The first rank's: where the run begins. `step`: see StartRequest.
+  absl::StatusOr<std::string> Decide(const std::optional<int64_t>& step);
+  absl::Status ChooseStart(const std::optional<int64_t>& step);
+  absl::StatusOr<std::string> PassOver(const absl::Status& damage);
   absl::Status Start();
   absl::Status OpenRecord();
   v1::CheckpointManifest AboutCheckpoints() const;
@@ -127,27 +131,65 @@ absl::Status SetUp::MakeTrainer() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> SetUp::OpenDirectory() {
+absl::StatusOr<std::string> SetUp::Decide(const std::optional<int64_t>& step) {
   if (!run_.ranks->first()) return std::string();
-  MNEMO_ASSIGN_OR_RETURN(run_.directory, RunDirectory::Open(*options_.fs, options_.run_directory));
+  if (!run_.directory) {
+    MNEMO_ASSIGN_OR_RETURN(run_.directory,
+                           RunDirectory::Open(*options_.fs, options_.run_directory));
+  }
   MNEMO_ASSIGN_OR_RETURN(run_.start, DecideStart(*options_.fs, *run_.directory,
                                                  {run_.data.config, DataDigest(*run_.data.training),
-                                                  options_.overwrite, options_.resume_step}));
+                                                  options_.overwrite, step, options_.strict}));
   return fmt::format("{} {}", run_.start.step, run_.start.checkpoint);
 }
 
-// From first values or from the checkpoint that the first rank has chosen.
-absl::Status SetUp::Start() {
+absl::Status SetUp::ChooseStart(const std::optional<int64_t>& step) {
   MNEMO_ASSIGN_OR_RETURN(const std::vector<std::string> starts,
-                         Exchange(*run_.ranks, OpenDirectory()));
+                         Exchange(*run_.ranks, Decide(step)));
   run_.start.step = std::atoll(starts[0].c_str());
   run_.start.checkpoint = starts[0].substr(starts[0].find(' ') + 1);
-  if (run_.start.checkpoint.empty()) return absl::OkStatus();
-  if (options_.on_phase) options_.on_phase(0, "restore");
-  MNEMO_RETURN_IF_ERROR(RestoreTraining(*options_.fs, run_.start.checkpoint, *run_.trainer));
-  if (run_.ranks->first())
-    LogInfo("going on after step {}, from {}", run_.start.step, run_.start.checkpoint);
   return absl::OkStatus();
+}
+
+// What the first rank does about a checkpoint in which any rank has found damage.
+absl::StatusOr<std::string> SetUp::PassOver(const absl::Status& damage) {
+  if (!run_.ranks->first()) return std::string();
+  const std::string why(damage.message());
+  if (options_.strict) {
+    return DataLoss("{}; without --strict the run goes on from the newest whole checkpoint", why);
+  }
+  MNEMO_ASSIGN_OR_RETURN(const std::string aside, SetAside(*options_.fs, run_.start.checkpoint));
+  LogWarning("DAMAGED CHECKPOINT: {}; it is called {} from now on, and an older one is used", why,
+             aside);
+  return std::string();
+}
+
+// From first values or from the newest checkpoint, as the first rank sees it, in which no rank
+// finds damage.
+absl::Status SetUp::Start() {
+  std::optional<int64_t> step = options_.resume_step;
+  for (bool passed_over = false;; passed_over = true) {
+    MNEMO_RETURN_IF_ERROR(ChooseStart(step));
+    if (run_.start.checkpoint.empty()) return absl::OkStatus();
+    if (options_.on_phase) options_.on_phase(0, "restore");
+    const absl::Status restored =
+        RestoreTraining(*options_.fs, run_.start.checkpoint, *run_.trainer);
+    if (!restored.ok()) {
+      if (!absl::IsDataLoss(restored) || !run_.ranks->status().ok()) return restored;
+      MNEMO_RETURN_IF_ERROR(Exchange(*run_.ranks, PassOver(restored)).status());
+      step.reset();
+      continue;
+    }
+    if (!run_.ranks->first()) return absl::OkStatus();
+    LogInfo("going on after step {}, from {}", run_.start.step, run_.start.checkpoint);
+    if (passed_over && options_.on_save) {
+      v1::CheckpointReport report;
+      report.set_step(run_.start.step);
+      report.set_path(run_.start.checkpoint);
+      options_.on_save(report);
+    }
+    return absl::OkStatus();
+  }
 }
 
 v1::CheckpointManifest SetUp::AboutCheckpoints() const {

@@ -71,12 +71,25 @@ absl::Status CheckSameRun(const std::string& what, const v1::RunConfig& before,
 // The checkpoint to go on from; null if there is none.
 absl::StatusOr<const CheckpointEntry*> Choose(const std::vector<CheckpointEntry>& entries,
                                               const RunDirectory& directory,
-                                              const std::optional<int64_t>& step) {
+                                              const StartRequest& request) {
+  const std::optional<int64_t>& step = request.resume_step;
   const CheckpointEntry* newest = FindNewest(entries);
+  const CheckpointEntry* damaged = FindNewerDamaged(entries);
+  if (damaged && request.strict) {
+    return DataLoss("{}; without --strict the run goes on from the newest whole checkpoint",
+                    std::string(damaged->problem.message()));
+  }
+  std::string problems;
   for (const CheckpointEntry& entry : entries) {
-    if (entry.state == CheckpointState::kDamaged && (!newest || newest->name < entry.name)) {
-      LogWarning("not going on from {}: {}", entry.path, std::string(entry.problem.message()));
-    }
+    if (entry.state != CheckpointState::kDamaged || (newest && entry.name < newest->name)) continue;
+    const std::string problem(entry.problem.message());
+    if (newest) LogWarning("not going on from a DAMAGED checkpoint: {}", problem);
+    problems += "; " + problem;
+  }
+  // To begin again would put new steps in the place of those that may still be saved.
+  if (damaged && !newest) {
+    return DataLoss("{} holds no whole checkpoint{}; {}", directory.checkpoints_path(), problems,
+                    kWayOut);
   }
   if (!step || *step == (newest ? newest->name.step : 0)) return newest;
   const auto wanted = std::find_if(entries.rbegin(), entries.rend(), [&](const auto& entry) {
@@ -124,8 +137,7 @@ absl::StatusOr<RunStart> DecideStart(FileSystem& fs, const RunDirectory& directo
     return RunStart{};
   }
   MNEMO_ASSIGN_OR_RETURN(const auto entries, ListCheckpoints(fs, directory.checkpoints_path()));
-  MNEMO_ASSIGN_OR_RETURN(const CheckpointEntry* entry,
-                         Choose(entries, directory, request.resume_step));
+  MNEMO_ASSIGN_OR_RETURN(const CheckpointEntry* entry, Choose(entries, directory, request));
   if (entry == nullptr) return StartAnew(fs, directory, request);
   const v1::CheckpointManifest& manifest = entry->manifest;
   MNEMO_RETURN_IF_ERROR(CheckSameRun(entry->path, manifest.config(), request.config));

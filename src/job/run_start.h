@@ -25,10 +25,12 @@ struct StartRequest {
   bool overwrite = false;
   // The step of the checkpoint to go on from, 0 for the first values; null: the newest whole one.
   std::optional<int64_t> resume_step;
+  bool strict = false;  // a damaged checkpoint that is newer than the newest whole one is an error
 };
 
 // Changes nothing but to discard a run that is to be overwritten. Warns of damaged checkpoints, and
-// of changed settings that may be changed. FailedPrecondition if the directory holds a run that has
+// of changed settings that may be changed. DataLoss if there are checkpoints but only damaged ones,
+// or by `strict`. FailedPrecondition if the directory holds a run that has
 // ended or another run (the first setting that differs is named).
 absl::StatusOr<RunStart> DecideStart(FileSystem& fs, const RunDirectory& directory,
                                      const StartRequest& request);

@@ -25,7 +25,7 @@ absl::StatusOr<std::string> SaveTraining(FileSystem& fs, const std::string& chec
 
 // Takes a trainer, just made, to where the checkpoint was. FailedPrecondition if the checkpoint is
 // of another model, precision, seed or number of sequences a step; DataLoss if it is damaged. After
-// an error the trainer is of no use.
+// an error the trainer is of no use but, if it is DataLoss, to restore another checkpoint into.
 absl::Status RestoreTraining(FileSystem& fs, const std::string& checkpoint, Trainer& trainer);
 
 }  // namespace mnemo

@@ -23,6 +23,7 @@ struct TrainingRunOptions {
   std::string config_name;    // heads its problems: the file
   std::string run_directory;  // made if need be; all ranks see it
   bool overwrite = false;
+  bool strict = false;  // a damaged checkpoint is an error; otherwise an older one is used
   std::string writer = "mnemo";            // of checkpoints: program and version
   bool check_memory = true;                // refuse to run what is planned to need more than
   std::optional<int64_t> available_bytes;  // this; null: what the machine has now
@@ -36,7 +37,8 @@ struct TrainingRunOptions {
 
   // All may be empty. On the first rank: once before the first step, `first_step` steps having been
   // taken by an earlier run; after every step; after every step that metrics.jsonl records; after
-  // every save, well or badly.
+  // every save, well or badly, and before the first step for the checkpoint from which the run goes
+  // on if newer ones were found damaged then.
   std::function<void(const v1::RunConfig& effective, const v1::Plan& plan, int64_t first_step)>
       on_start;
   std::function<void(const v1::StepMetrics& metrics)> on_step;

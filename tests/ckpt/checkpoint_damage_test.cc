@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "src/ckpt/checkpoint_directory.h"
 #include "src/ckpt/manifest.h"
 #include "tests/ckpt/checkpoint_test_util.h"
 #include "tests/ckpt/scratch_directory.h"
@@ -195,6 +196,32 @@ TEST_F(CheckpointDamageTest, SwappedFilesAreNamed) {
   ChangeFile(Path("rank-00000.h5"), [&](std::string& bytes) { bytes = first; });
   ChangeFile(Path("rank-00001.h5"), [&](std::string& bytes) { bytes = second; });
   EXPECT_TRUE(Load().ok());
+}
+
+TEST_F(CheckpointDamageTest, WhatIsSetAsideIsNeitherUsedNorRemoved) {
+  const std::string checkpoints = scratch_ / "run";
+  const std::string second = SaveState(Fs(), checkpoints, 2, MakeState(2), 2, 64).value();
+  const std::string third = SaveState(Fs(), checkpoints, 3, MakeState(3), 2, 64).value();
+  EXPECT_EQ(SetAside(Fs(), third).value(), third + ".damaged");
+  EXPECT_TRUE(absl::IsInvalidArgument(SetAside(Fs(), third + ".damaged").status()));
+  auto entries = ListCheckpoints(Fs(), checkpoints).value();
+  ASSERT_EQ(entries.size(), 3u);
+  EXPECT_EQ(entries[2].state, CheckpointState::kDamaged);
+  EXPECT_THAT(std::string(entries[2].problem.message()), HasSubstr(third + ".damaged: was set"));
+  EXPECT_EQ(FindNewest(entries)->path, second);
+  EXPECT_EQ(FindNewerDamaged(entries)->path, third + ".damaged");
+  EXPECT_EQ(FindCheckpoint(Fs(), checkpoints).value(), second);
+  EXPECT_EQ(FindCheckpoint(Fs(), third + ".damaged").value(), third + ".damaged");
+  EXPECT_TRUE(VerifyCheckpoint(Fs(), third + ".damaged").ok());
+  EXPECT_THAT(PruneCheckpoints(Fs(), checkpoints, 1).value(), ElementsAre(directory_));
+  ExpectHolds(second, MakeState(2));
+  EXPECT_TRUE(Fs().Exists(third + ".damaged"));
+  // Saved again, it is replaced.
+  EXPECT_EQ(SaveState(Fs(), checkpoints, 3, MakeState(3), 2, 64).value(), third + ".2");
+  entries = ListCheckpoints(Fs(), checkpoints).value();
+  ASSERT_EQ(entries.size(), 2u);
+  EXPECT_EQ(FindNewerDamaged(entries), nullptr);
+  EXPECT_FALSE(ParseCheckpointName("step-000000000003.tmp.damaged"));
 }
 
 TEST_F(CheckpointDamageTest, AnotherVersionIsNamed) {

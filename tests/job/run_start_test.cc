@@ -67,6 +67,31 @@ TEST_F(RunStartTest, AtTheNewestWholeCheckpoint) {
   EXPECT_THAT(start->checkpoint, EndsWith("run/checkpoints/step-000000000003"));
 }
 
+TEST_F(RunStartTest, ADamagedCheckpointIsAnErrorIfStrictOrIfThereIsNoOther) {
+  const auto damage = [&](const std::string& name) {
+    std::filesystem::resize_file(directory_.checkpoints_path() + "/" + name + "/manifest.pb", 9);
+  };
+  const auto strict = [&] {
+    return DecideStart(fs_, directory_, {config_, data_, false, std::nullopt, true});
+  };
+  Save(2);
+  Save(3);
+  damage("step-000000000002");
+  EXPECT_EQ(strict()->step, 3);  // an older one is no matter
+  damage("step-000000000003");
+  WriteMetrics();
+  EXPECT_THAT(Failure(Decide(config_)),
+              AllOf(HasSubstr(directory_.checkpoints_path() + " holds no whole checkpoint"),
+                    HasSubstr("step-000000000002/manifest.pb"),
+                    HasSubstr("step-000000000003/manifest.pb"), HasSubstr("--overwrite")));
+  EXPECT_THAT(Failure(Decide(config_, 0)), HasSubstr("holds no whole checkpoint"));
+  Save(1);
+  EXPECT_EQ(Decide(config_)->step, 1);
+  EXPECT_THAT(Failure(strict()),
+              AllOf(HasSubstr("step-000000000003/manifest.pb"), HasSubstr("without --strict")));
+  EXPECT_EQ(Decide(config_, std::nullopt, true)->step, 0);
+}
+
 TEST_F(RunStartTest, WhereTheCoordinatorSays) {
   ASSERT_OK(Decide(config_, 0));
   Save(2);

@@ -199,6 +199,57 @@ TEST_P(TrainingResumeTest, AfterACrash) {
   ExpectSameRun("whole", "killed");
 }
 
+// One byte of what the last rank reads: all ranks go on from the same older checkpoint.
+TEST_P(TrainingResumeTest, FromTheNewestWholeCheckpointWhereOneIsDamaged) {
+  config_.mutable_train()->set_checkpoint_every(2);
+  ASSERT_OK(Train(Options("whole")));
+  const std::string checkpoints = Run("damaged") + "/checkpoints";
+  const auto damage = [&](const std::string& name) {
+    const std::string path =
+        fmt::format("{}/{}/rank-{:05}.h5", checkpoints, name, GetParam().size() - 1);
+    std::string bytes = ReadText(path);
+    bytes.back() ^= 1;
+    WriteText(path, bytes);
+    return path + ": piece ";
+  };
+  std::filesystem::create_directories(directory_ / "damaged");
+  std::filesystem::copy(Run("whole"), Run("damaged"), std::filesystem::copy_options::recursive);
+  std::filesystem::remove_all(Run("damaged") + "/model");
+  std::filesystem::remove_all(checkpoints + "/step-000000000006");
+  const std::string piece = damage("step-000000000004");
+
+  TrainingRunOptions strict = Options("damaged");
+  strict.strict = true;
+  for (const auto& result : TrainAll(strict)) {
+    EXPECT_THAT(Failure(result), AllOf(HasSubstr(piece), HasSubstr("without --strict")));
+  }
+  EXPECT_EQ(Checkpoints("damaged"), (std::vector<int64_t>{2, 4}));
+
+  TrainingRunOptions options = Options("damaged");
+  std::vector<int64_t> reported;
+  options.on_save = [&](const v1::CheckpointReport& report) { reported.push_back(report.step()); };
+  testing::internal::CaptureStderr();
+  const auto rest = Train(options);
+  const std::string log = testing::internal::GetCapturedStderr();
+  ASSERT_OK(rest);
+  EXPECT_EQ(rest->first_step, 2);
+  EXPECT_THAT(log, AllOf(HasSubstr("DAMAGED CHECKPOINT: "), HasSubstr(piece),
+                         HasSubstr("step-000000000004.damaged")));
+  EXPECT_THAT(reported, ElementsAre(2, 4, 6));
+  EXPECT_THAT(Checkpoints("damaged"), ElementsAre(2, 4, 6));
+  ExpectSameRun("whole", "damaged");
+
+  std::filesystem::remove_all(Run("damaged") + "/model");
+  for (const char* name : {"step-000000000002", "step-000000000004.2", "step-000000000006"}) {
+    damage(name);
+  }
+  for (const auto& result : TrainAll(Options("damaged"))) {
+    EXPECT_THAT(Failure(result), AllOf(HasSubstr("holds no whole checkpoint"),
+                                       HasSubstr("step-000000000002.damaged"),
+                                       HasSubstr("step-000000000006.damaged")));
+  }
+}
+
 TEST_P(TrainingResumeTest, KeepsTheNewestCheckpoints) {
   config_.mutable_train()->set_checkpoint_every(1);
   config_.mutable_train()->set_checkpoint_keep(2);

@@ -204,7 +204,8 @@ void JobLedger::TakeCheckpoint(const v1::CheckpointReport& report, Effects& effe
         Internal("the checkpoint of step {} failed: {}", report.step(), Bounded(report.error())),
         INT64_MAX, effects);
   } else {
-    checkpoint_step_ = std::max(checkpoint_step_, report.step());
+    // Lower than before where the newest was found damaged.
+    checkpoint_step_ = report.step();
     v1::SaveCheckpointResponse response;
     response.set_step(report.step());
     response.set_path(Bounded(report.path()));

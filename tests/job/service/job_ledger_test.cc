@@ -209,6 +209,9 @@ TEST_F(JobLedgerTest, SavesThroughOneRank) {
   EXPECT_THAT(std::string(answers[2].status().message()), HasSubstr("disk full"));
   EXPECT_EQ(ledger_.Status().state(), v1::TRAINING);
   EXPECT_EQ(ledger_.Status().last_checkpoint_step(), 10);
+  // The newest was found damaged: the run goes on from an older one.
+  ASSERT_TRUE(Send(CheckpointOf(0, 4)).ok());
+  EXPECT_EQ(ledger_.Status().last_checkpoint_step(), 4);
 }
 
 TEST_F(JobLedgerTest, WhoWaitsForACheckpointHearsOfTheEnd) {

@@ -84,10 +84,39 @@ stopped() {
   same stopped
 }
 
+# A byte of what rank 1 reads is flipped: both ranks, and their coordinator, take the older one.
+damaged() {
+  local coordinator run="$scratch/damaged/run"
+  train damaged --every 40 --keep 9
+  await 0 damaged
+  rm -r "$run/model" "$run/checkpoints/step-000000000120"
+  local file="$run/checkpoints/step-000000000080/rank-00001.h5" size
+  size="$(stat -c %s "$file")"
+  local byte
+  byte="$(tail -c 1 "$file" | od -An -tu1)"
+  printf '%b' "\\x$(printf %02x $((byte ^ 1)))" |
+    dd of="$file" bs=1 seek=$((size - 1)) conv=notrunc status=none
+  train damaged --strict
+  await bad damaged
+  grep -q "error: rank 1 on .*$file: piece .* without --strict" "$scratch/damaged.log" ||
+    fail "damaged: --strict does not say so"
+  "$mnemo" coordinate "$scratch/job.textproto" --shards "$scratch/shards" --every 40 --keep 9 \
+    --run-dir "$run" >>"$scratch/coordinator.log" 2>&1 &
+  coordinator=$!
+  processes+=("$coordinator")
+  mpi damaged -n 2 "$mnemo" train --run "$run"
+  await 0 damaged
+  wait "$coordinator" || fail "damaged: the coordinator ended badly"
+  grep -q "DAMAGED CHECKPOINT: rank 1 on .*$file: piece " "$scratch/damaged.log" ||
+    fail "damaged: not named"
+  grep -q 'going on after step 40,' "$scratch/damaged.log" || fail "damaged: not from step 40"
+  same damaged
+}
+
 prepare
 train whole
 await 0 whole
-for case in interrupted asked_to_save stopped killed_at_random; do
+for case in damaged interrupted asked_to_save stopped killed_at_random; do
   SECONDS=0
   "$case"
   say "$case: $SECONDS s"
