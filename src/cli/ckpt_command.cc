@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "src/ckpt/checkpoint_difference.h"
 #include "src/ckpt/checkpoint_directory.h"
 #include "src/ckpt/checkpoint_reader.h"
 #include "src/ckpt/manifest.h"
@@ -22,8 +23,11 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct CkptFlags {
-  std::string path;
+  std::string path, other;
   bool json = false, tensors = false, config = false;
+  int keep = 0;
+  int64_t every = 0;
+  bool damaged = false, dry_run = false;
 };
 
 std::string Megabytes(int64_t bytes) {
@@ -195,6 +199,113 @@ absl::Status Verify(const CkptFlags& flags) {
       result.problems.size());
 }
 
+Json ToJson(const std::vector<ConfigDifference>& list) {
+  Json json = Json::array();
+  for (const ConfigDifference& d : list) {
+    json.push_back({{"path", d.path}, {"first", d.before}, {"second", d.after}});
+  }
+  return json;
+}
+
+// Numbers that JSON has no form for come as null.
+void DiffJson(const CheckpointReader& a, const CheckpointReader& b,
+              const CheckpointDifference& found) {
+  Json json = {{"first", a.directory()},
+               {"second", b.directory()},
+               {"equal", found.none()},
+               {"compared", found.compared},
+               {"config", ToJson(found.config)},
+               {"training", ToJson(found.training)},
+               {"tokenizer", ToJson(found.tokenizer)},
+               {"tensors", Json::array()}};
+  for (const TensorDifference& d : found.tensors) {
+    Json& tensor = json["tensors"].emplace_back(Json{{"name", d.name}});
+    if (d.kind.empty()) {
+      tensor["elements"] = d.elements;
+      tensor["largest"] = d.largest;
+      tensor["relative"] = d.relative;
+    } else {
+      tensor["kind"] = d.kind;
+    }
+  }
+  fmt::print("{}\n", json.dump());
+}
+
+void DiffText(const CheckpointDifference& found) {
+  const auto settings = [](const char* group, const std::vector<ConfigDifference>& list) {
+    for (const ConfigDifference& d : list) {
+      fmt::print("{}{}: {} and {}\n", group, d.path, d.before, d.after);
+    }
+  };
+  settings("", found.config);
+  settings("training.", found.training);
+  settings("tokenizer.", found.tokenizer);
+  for (const TensorDifference& d : found.tensors) {
+    fmt::print("{:<48} {}\n", d.name,
+               d.kind.empty() ? fmt::format("{} elements, max |a-b| {:.3g}, relative {:.3g}",
+                                            d.elements, d.largest, d.relative)
+                              : d.kind);
+  }
+  if (found.none()) fmt::print("equal: {} tensors, bit by bit\n", found.compared);
+}
+
+absl::Status Diff(const CkptFlags& flags) {
+  FileSystem& fs = FileSystem::Posix();
+  MNEMO_ASSIGN_OR_RETURN(const std::string first, FindCheckpoint(fs, flags.path));
+  MNEMO_ASSIGN_OR_RETURN(const std::string second, FindCheckpoint(fs, flags.other));
+  MNEMO_ASSIGN_OR_RETURN(const CheckpointReader a, CheckpointReader::Open(fs, first));
+  MNEMO_ASSIGN_OR_RETURN(const CheckpointReader b, CheckpointReader::Open(fs, second));
+  MNEMO_ASSIGN_OR_RETURN(const CheckpointDifference found, CompareCheckpoints(a, b));
+  if (flags.json) {
+    DiffJson(a, b, found);
+  } else {
+    DiffText(found);
+  }
+  if (found.none()) return absl::OkStatus();
+  return FailedPrecondition("{} and {} differ", first, second);
+}
+
+// Those that a rule removes, the newest first. What is being saved at this moment is left alone.
+std::vector<CheckpointEntry> ToRemove(const std::vector<CheckpointEntry>& entries,
+                                      const CkptFlags& flags) {
+  std::vector<CheckpointEntry> list;
+  int kept = 0;
+  for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
+    if (entry->name.temporary) continue;
+    if (entry->state == CheckpointState::kDamaged && !flags.damaged) continue;
+    if (entry->state == CheckpointState::kWhole) {
+      const bool stays = flags.every > 0 && entry->name.step % flags.every == 0;
+      if (kept++ < flags.keep || stays) continue;
+    }
+    list.push_back(*entry);
+  }
+  return list;
+}
+
+absl::Status Prune(const CkptFlags& flags) {
+  FileSystem& fs = FileSystem::Posix();
+  MNEMO_ASSIGN_OR_RETURN(const std::string checkpoints, FindCheckpoints(fs, flags.path));
+  MNEMO_ASSIGN_OR_RETURN(const auto entries, ListCheckpoints(fs, checkpoints));
+  Json removed = Json::array();
+  int64_t bytes = 0;
+  for (const CheckpointEntry& entry : ToRemove(entries, flags)) {
+    if (!flags.dry_run) MNEMO_RETURN_IF_ERROR(RemoveCheckpoint(fs, entry.path));
+    removed.push_back(entry.path);
+    bytes += CheckpointBytes(entry.manifest);
+    if (!flags.json) {
+      fmt::print("{}{} ({})\n", flags.dry_run ? "would remove " : "removed ", entry.path,
+                 Name(entry.state));
+    }
+  }
+  if (flags.json) {
+    fmt::print("{}\n",
+               Json{{"removed", removed}, {"bytes", bytes}, {"dry_run", flags.dry_run}}.dump());
+  } else if (removed.empty()) {
+    fmt::print("nothing to remove in {}\n", checkpoints);
+  }
+  return absl::OkStatus();
+}
+
 CLI::App* AddSubcommand(CLI::App* ckpt, const char* name, const char* help, const char* path,
                         absl::Status (*run)(const CkptFlags&),
                         const std::shared_ptr<CkptFlags>& flags, Action& chosen) {
@@ -208,7 +319,8 @@ CLI::App* AddSubcommand(CLI::App* ckpt, const char* name, const char* help, cons
 }  // namespace
 
 void AddCkptCommand(CLI::App& app, Action& chosen) {
-  CLI::App* ckpt = app.add_subcommand("ckpt", "List, show and verify checkpoints.");
+  CLI::App* ckpt =
+      app.add_subcommand("ckpt", "List, show, verify, compare and remove checkpoints.");
   ckpt->require_subcommand(1);
   auto flags = std::make_shared<CkptFlags>();
   constexpr const char* kOne =
@@ -221,6 +333,26 @@ void AddCkptCommand(CLI::App& app, Action& chosen) {
   show->add_flag("--config", flags->config, "Print the run's effective configuration instead");
   AddSubcommand(ckpt, "verify", "Read everything and check every digest.", kOne, Verify, flags,
                 chosen);
+  CLI::App* diff = AddSubcommand(ckpt, "diff",
+                                 "Compare two checkpoints bit by bit, whatever meshes wrote them: "
+                                 "tensors, configuration, data "
+                                 "position. Ends with 1 if they differ.",
+                                 kOne, Diff, flags, chosen);
+  diff->add_option("other", flags->other, "The same")->required()->type_name("DIR");
+  CLI::App* prune = AddSubcommand(
+      ckpt, "prune",
+      "Remove whole checkpoints beyond those that are to stay, and half removed ones.",
+      "A run, or a directory of checkpoints", Prune, flags, chosen);
+  prune->add_option("--keep", flags->keep, "How many of the newest stay")
+      ->required()
+      ->check(CLI::Range(1, 1'000'000))
+      ->type_name("N");
+  prune->add_option("--every", flags->every, "Steps whose multiples stay as well; 0: none")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("K");
+  prune->add_flag("--damaged", flags->damaged,
+                  "Remove those that are damaged, or of another format version, as well");
+  prune->add_flag("--dry-run", flags->dry_run, "Only say what would be removed");
 }
 
 }  // namespace mnemo

@@ -110,6 +110,66 @@ TEST_F(CkptCommandTest, VerifyNamesTheDamage) {
   EXPECT_EQ(parsed["strangers"][0], "notes");
 }
 
+TEST_F(CkptCommandTest, DiffSaysWhatDiffersAndEndsWithOne) {
+  const std::string twin = SaveState(Fs(), scratch_ / "twin", 20, MakeState(20), 3, 40).value();
+  const Result equal = RunCkpt({"diff", run_, twin});
+  EXPECT_EQ(equal.code, kExitOk) << equal.err;
+  EXPECT_EQ(equal.out, "equal: 6 tensors, bit by bit\n");
+  const std::string older = checkpoints_ + "/step-000000000010";
+  const Result different = RunCkpt({"diff", older, newest_});
+  EXPECT_EQ(different.code, kExitError);
+  EXPECT_THAT(different.out, HasSubstr("training.step: 10 and 20\n"));
+  EXPECT_THAT(different.out, HasSubstr("parameter/embedding.weight "));
+  EXPECT_THAT(different.out, HasSubstr(" elements, max |a-b| "));
+  EXPECT_THAT(different.err, HasSubstr(older + " and " + newest_ + " differ"));
+  const Result json = RunCkpt({"diff", older, newest_, "--json"});
+  EXPECT_EQ(json.code, kExitError);
+  const auto parsed = nlohmann::json::parse(json.out);
+  EXPECT_EQ(parsed["equal"], false);
+  EXPECT_EQ(parsed["training"][0]["second"], "20");
+  EXPECT_EQ(parsed["tensors"][0]["name"], "parameter/embedding.weight");
+  EXPECT_GT(parsed["tensors"][0]["elements"], 0);
+  DamageTheNewest();
+  const Result damaged = RunCkpt({"diff", twin, run_});
+  EXPECT_EQ(damaged.code, kExitError);
+  EXPECT_THAT(damaged.err, HasSubstr(newest_ + "/rank-00001.h5: piece "));
+}
+
+TEST_F(CkptCommandTest, PruneKeepsTheNewestAndEveryKth) {
+  for (int step : {30, 40, 50}) {
+    ASSERT_TRUE(SaveState(Fs(), checkpoints_, step, MakeState(step), 1).ok());
+  }
+  ASSERT_TRUE(Fs().MakeDirectories(checkpoints_ + "/step-000000000060.tmp").ok());
+  const std::string fifty = checkpoints_ + "/step-000000000050";
+  ChangeFile(fifty + "/manifest.pb", [](std::string& bytes) { bytes[5] ^= 1; });
+  const auto steps = [&] {
+    std::string all;
+    for (const auto& entry : nlohmann::json::parse(RunCkpt({"ls", run_, "--json"}).out)) {
+      all += fmt::format("{}{} ", entry["step"].get<int>(), std::string(entry["state"])[0]);
+    }
+    return all;
+  };
+  ASSERT_EQ(steps(), "10w 20w 30w 40w 50d 60l ");
+  const Result dry = RunCkpt({"prune", run_, "--keep", "1", "--every", "20", "--dry-run"});
+  EXPECT_EQ(dry.code, kExitOk) << dry.err;
+  EXPECT_EQ(dry.out, fmt::format("would remove {0}/step-000000000030 (whole)\n"
+                                 "would remove {0}/step-000000000010 (whole)\n",
+                                 checkpoints_));
+  EXPECT_EQ(steps(), "10w 20w 30w 40w 50d 60l ");
+  EXPECT_THAT(RunCkpt({"prune", run_, "--keep", "1", "--every", "20"}).out, HasSubstr("removed "));
+  EXPECT_EQ(steps(), "20w 40w 50d 60l ");
+  const auto json =
+      nlohmann::json::parse(RunCkpt({"prune", run_, "--keep", "1", "--damaged", "--json"}).out);
+  EXPECT_EQ(json["removed"].size(), 2u);
+  EXPECT_EQ(json["removed"][0], fifty);
+  EXPECT_GT(json["bytes"], 0);
+  EXPECT_EQ(steps(), "40w 60l ");
+  EXPECT_THAT(RunCkpt({"prune", run_, "--keep", "1"}).out, HasSubstr("nothing to remove in "));
+  EXPECT_EQ(RunCkpt({"prune", run_}).code, kExitUsage);
+  EXPECT_EQ(RunCkpt({"prune", run_, "--keep", "0"}).code, kExitUsage);
+  EXPECT_EQ(steps(), "40w 60l ");
+}
+
 TEST_F(CkptCommandTest, SaysWhereThereIsNone) {
   const Result leftover = RunCkpt({"show", checkpoints_ + "/step-000000000030.tmp"});
   EXPECT_EQ(leftover.code, kExitError);
