@@ -69,6 +69,14 @@ await() {
 
 ranks() { pgrep -P "$mpi"; }
 
+# Waits for both to be there.
+await_ranks() {
+  until (($(ranks | wc -l) >= 2)); do
+    kill -0 "$mpi" 2>/dev/null || fail "ended before its ranks began"
+    sleep 0.02
+  done
+}
+
 last_step() {
   local line
   line="$(tail -n 1 "$scratch/$1/run/metrics.jsonl" 2>/dev/null)" || true

@@ -16,6 +16,7 @@ killed_at_random() {
     train killed --every 3 --keep 2
     if ((moment > 3)); then
       reached killed $(((moment - 3) * 14 + RANDOM % 10))
+      await_ranks # the run before may have come this far
       sleep "0.0$((RANDOM % 30 + 10))"
     else
       sleep "0.$((RANDOM % 800 + 100))"
