@@ -60,12 +60,13 @@ test_release() {
   run_tests release "$root/build" "${options[@]}"
 }
 
-# test_sanitized NAME SANITIZERS LABEL
+# test_sanitized NAME SANITIZERS LABEL [CMAKE_OPTION...]
 test_sanitized() {
   local name="$1" dir="$root/build-$1" sanitizers="$2" label="$3" targets
+  shift 3
   say "$name: label $label with -fsanitize=$sanitizers"
   configure "$dir" -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DMNEMO_SANITIZE=$sanitizers" \
-    -DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-Og
+    -DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-Og "$@"
   mapfile -t targets < <(targets_of "$dir" "$label")
   if build "$dir" "${targets[@]}"; then
     run_tests "$name" "$dir" -L "^$label\$" -LE '^long$'
@@ -76,7 +77,8 @@ test_sanitized() {
 
 test_threads() {
   # OpenBLAS is not instrumented: its own threads would look like races.
-  OPENBLAS_NUM_THREADS=1 test_sanitized tsan thread threads
+  # Here every file is compiled by itself, so that each is seen to include what it needs.
+  OPENBLAS_NUM_THREADS=1 test_sanitized tsan thread threads -DCMAKE_UNITY_BUILD=OFF
 }
 
 # What needs a GPU, without running it.

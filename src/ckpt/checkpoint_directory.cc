@@ -57,8 +57,9 @@ CheckpointEntry Inspect(FileSystem& fs, const std::string& path, const Checkpoin
   if (entry.problem.ok()) {
     entry.manifest = *std::move(manifest);
   } else {
-    entry.state =
-        absl::IsNotFound(entry.problem) ? CheckpointState::kLeftover : CheckpointState::kDamaged;
+    const absl::StatusOr<bool> has_manifest = HasManifest(fs, path);
+    const bool leftover = has_manifest.ok() && !*has_manifest;
+    entry.state = leftover ? CheckpointState::kLeftover : CheckpointState::kDamaged;
   }
   return entry;
 }
@@ -120,11 +121,18 @@ const CheckpointEntry* FindNewest(const std::vector<CheckpointEntry>& entries) {
 }
 
 const CheckpointEntry* FindNewerDamaged(const std::vector<CheckpointEntry>& entries) {
+  const CheckpointEntry* newest = FindNewest(entries);
   for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
-    if (entry->state == CheckpointState::kWhole) return nullptr;
-    if (entry->state == CheckpointState::kDamaged) return &*entry;
+    if (IsNewerDamaged(*entry, newest)) return &*entry;
   }
   return nullptr;
+}
+
+bool IsNewerDamaged(const CheckpointEntry& entry, const CheckpointEntry* newest) {
+  if (entry.state != CheckpointState::kDamaged) return false;
+  if (newest == nullptr) return true;
+  // One that was set aside has been replaced where its step is whole again.
+  return entry.name.damaged ? entry.name.step > newest->name.step : newest->name < entry.name;
 }
 
 absl::StatusOr<std::string> SetAside(FileSystem& fs, const std::string& directory) {
@@ -135,6 +143,7 @@ absl::StatusOr<std::string> SetAside(FileSystem& fs, const std::string& director
   }
   name->damaged = true;
   const std::string checkpoints = path.parent_path().string();
+  while (fs.Exists(checkpoints + "/" + ToString(*name))) ++name->generation;
   const std::string aside = checkpoints + "/" + ToString(*name);
   MNEMO_RETURN_IF_ERROR(fs.Rename(directory, aside));
   MNEMO_RETURN_IF_ERROR(fs.SyncDirectory(checkpoints));

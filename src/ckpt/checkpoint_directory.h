@@ -31,8 +31,8 @@ std::optional<CheckpointName> ParseCheckpointName(std::string_view name);
 
 enum class CheckpointState {
   kWhole,     // as far as the manifest and the files' lengths tell
-  kDamaged,   // there is a manifest, but something is wrong, or of another format version; or it
-              // was set aside
+  kDamaged,   // there is a manifest, but something is wrong, of another format version, or cannot
+              // be read now; or it was set aside
   kLeftover,  // temporary, or without a manifest: of a save or a removal that was interrupted
 };
 
@@ -50,8 +50,11 @@ absl::StatusOr<std::vector<CheckpointEntry>> ListCheckpoints(FileSystem& fs,
 
 // The newest that is whole, or null. The damaged ones after it are worth a warning.
 const CheckpointEntry* FindNewest(const std::vector<CheckpointEntry>& entries);
-// The newest that is damaged, if it is newer than that, or null.
+// The newest that is damaged, if it is newer than that, or null. One that was set aside does not
+// count where its step is whole again.
 const CheckpointEntry* FindNewerDamaged(const std::vector<CheckpointEntry>& entries);
+// Whether an entry is damaged and newer than the newest whole one, which may be null.
+bool IsNewerDamaged(const CheckpointEntry& entry, const CheckpointEntry* newest);
 
 // Gives a checkpoint in whose contents damage was found a name by which all know: ".damaged" is
 // added. It is neither used nor removed then, until its step is saved again. Returns the new path.

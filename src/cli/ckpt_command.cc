@@ -272,7 +272,11 @@ std::vector<CheckpointEntry> ToRemove(const std::vector<CheckpointEntry>& entrie
   int kept = 0;
   for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
     if (entry->name.temporary) continue;
-    if (entry->state == CheckpointState::kDamaged && !flags.damaged) continue;
+    if (entry->state == CheckpointState::kDamaged) {
+      const bool proven =
+          absl::IsDataLoss(entry->problem) || absl::IsFailedPrecondition(entry->problem);
+      if (!flags.damaged || !proven) continue;  // what cannot be read now may be whole
+    }
     if (entry->state == CheckpointState::kWhole) {
       const bool stays = flags.every > 0 && entry->name.step % flags.every == 0;
       if (kept++ < flags.keep || stays) continue;

@@ -1,8 +1,10 @@
 #include "src/core/config_difference.h"
 
+#include <fmt/format.h>
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/text_format.h>
 
+#include "src/core/digest.h"
 #include "src/core/status.h"
 
 namespace mnemo {
@@ -14,6 +16,10 @@ using google::protobuf::TextFormat;
 
 std::string ValueText(const Message& message, const FieldDescriptor* field) {
   std::string text;
+  if (field->type() == FieldDescriptor::TYPE_BYTES && !field->is_repeated()) {
+    const std::string bytes = message.GetReflection()->GetString(message, field);
+    return fmt::format("{} bytes, XXH3 {}", bytes.size(), DigestOf(bytes).Hex());
+  }
   if (!field->is_repeated()) {
     TextFormat::PrintFieldValueToString(message, field, -1, &text);
     return text;

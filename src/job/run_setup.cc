@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "src/ckpt/checkpoint_directory.h"
+#include "src/ckpt/checkpoint_reader.h"
 #include "src/ckpt/manifest.h"
 #include "src/core/config_difference.h"
 #include "src/core/config_text.h"
@@ -158,7 +159,17 @@ absl::StatusOr<std::string> SetUp::PassOver(const absl::Status& damage) {
   if (options_.strict) {
     return DataLoss("{}; without --strict the run goes on from the newest whole checkpoint", why);
   }
-  MNEMO_ASSIGN_OR_RETURN(const std::string aside, SetAside(*options_.fs, run_.start.checkpoint));
+  // One host's memory, cable or stale view must not take good checkpoints from all.
+  const std::string& checkpoint = run_.start.checkpoint;
+  const auto seen = VerifyCheckpoint(*options_.fs, checkpoint);
+  if (seen.ok() && seen->problems.empty()) {
+    return FailedPrecondition(
+        "{}; but here the first rank finds no fault in {}, so nothing is done about it: see to "
+        "what "
+        "that host reads, and start again",
+        why, checkpoint);
+  }
+  MNEMO_ASSIGN_OR_RETURN(const std::string aside, SetAside(*options_.fs, checkpoint));
   LogWarning("DAMAGED CHECKPOINT: {}; it is called {} from now on, and an older one is used", why,
              aside);
   return std::string();

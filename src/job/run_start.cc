@@ -81,7 +81,7 @@ absl::StatusOr<const CheckpointEntry*> Choose(const std::vector<CheckpointEntry>
   }
   std::string problems;
   for (const CheckpointEntry& entry : entries) {
-    if (entry.state != CheckpointState::kDamaged || (newest && entry.name < newest->name)) continue;
+    if (!IsNewerDamaged(entry, newest)) continue;
     const std::string problem(entry.problem.message());
     if (newest) LogWarning("not going on from a DAMAGED checkpoint: {}", problem);
     problems += "; " + problem;

@@ -23,9 +23,9 @@ struct TrainingRunOptions {
   std::string config_name;    // heads its problems: the file
   std::string run_directory;  // made if need be; all ranks see it
   bool overwrite = false;
-  bool strict = false;  // a damaged checkpoint is an error; otherwise an older one is used
-  std::string writer = "mnemo";            // of checkpoints: program and version
-  bool check_memory = true;                // refuse to run what is planned to need more than
+  bool strict = false;           // a damaged checkpoint is an error; otherwise an older one is used
+  std::string writer = "mnemo";  // of checkpoints: program and version
+  bool check_memory = true;      // refuse to run what is planned to need more than
   std::optional<int64_t> available_bytes;  // this; null: what the machine has now
   // How fast its matrix products are: 0.3 s. Without, speed_of_light_share is 0.
   bool measure_machine = true;

@@ -224,6 +224,20 @@ TEST_F(CheckpointDamageTest, WhatIsSetAsideIsNeitherUsedNorRemoved) {
   EXPECT_FALSE(ParseCheckpointName("step-000000000003.tmp.damaged"));
 }
 
+TEST_F(CheckpointDamageTest, ACopyPutBackReplacesWhatWasSetAside) {
+  const std::string aside = SetAside(Fs(), directory_).value();
+  std::filesystem::copy(aside, directory_);
+  auto entries = ListCheckpoints(Fs(), scratch_ / "run").value();
+  ASSERT_EQ(entries.size(), 2u);
+  EXPECT_EQ(FindNewest(entries)->path, directory_);
+  EXPECT_EQ(FindNewerDamaged(entries), nullptr);
+  // The copy is damaged too.
+  EXPECT_EQ(SetAside(Fs(), directory_).value(), directory_ + ".2.damaged");
+  entries = ListCheckpoints(Fs(), scratch_ / "run").value();
+  ASSERT_EQ(entries.size(), 2u);
+  EXPECT_EQ(FindNewest(entries), nullptr);
+}
+
 TEST_F(CheckpointDamageTest, AnotherVersionIsNamed) {
   v1::CheckpointManifest manifest = ReadManifest(Fs(), directory_).value();
   manifest.set_format_version(2);

@@ -44,9 +44,9 @@ BackwardPlan PlanWindow(const Shape& q, const AttentionPart& part, int64_t queri
     plan.blocks.push_back({0, queries, 1, 0, before + queries});
   }
   int64_t whole = (q[2] - begin) / queries, at_a_time = whole;
-  if (deterministic && whole > 0) {
+  if (deterministic) {
     const int64_t fit = std::max<int64_t>(1, limit / SdpaScoreBytes(queries, older + queries));
-    plan.heads = EvenPiece(q[1], std::max<int64_t>(1, fit / whole));
+    plan.heads = EvenPiece(q[1], std::max<int64_t>(1, fit / std::max<int64_t>(whole, 1)));
     at_a_time = std::min(whole, fit);
   }
   for (; whole > 0; whole -= at_a_time) {

@@ -11,9 +11,9 @@ std::vector<Var> Compose(std::span<const Var> inputs, const GateAttributes& attr
   std::vector<Var> gates;
   for (size_t i = 0; i < attributes.maxima.size(); ++i) {
     const Var &weight = inputs[1 + 2 * i], &bias = inputs[2 + 2 * i];
+    // [batch, tokens, heads]
     const Var gate = Scale(Sigmoid(Add(MatMul(x, Transpose(weight)), bias)), attributes.maxima[i]);
-    gates.push_back(
-        Reshape(Permute(gate, {0, 2, 1}), {x.dim(0), gate.dim(2), x.dim(1), 1}));  // [B, T, H]
+    gates.push_back(Reshape(Permute(gate, {0, 2, 1}), {x.dim(0), gate.dim(2), x.dim(1), 1}));
   }
   return gates;
 }

@@ -98,6 +98,9 @@ absl::StatusOr<v1::JoinResponse> JobLedger::Join(const v1::JoinRequest& request)
   return Locked([&](Effects& effects) -> absl::StatusOr<v1::JoinResponse> {
     MNEMO_RETURN_IF_ERROR(CheckJoin(request));
     Worker& worker = workers_[request.rank()];
+    // A run that goes on from a checkpoint takes steps again that its metrics have.
+    const bool first = std::ranges::none_of(workers_, [](const Worker& w) { return w.joined; });
+    if (first) step_ = checkpoint_step_;
     worker.joined = true;
     worker.last_report = clock_();
     worker.info.set_host(Bounded(request.host()));
@@ -190,7 +193,7 @@ std::optional<v1::WorkerCommand> JobLedger::TakeCommand(uint64_t stream) {
 
 void JobLedger::TakeMetrics(const v1::StepMetrics& metrics, Effects& effects) {
   last_ = metrics;
-  step_ = std::max(step_, metrics.step());
+  step_ = first_metrics_ ? std::max(step_, metrics.step()) : metrics.step();
   if (!first_metrics_) {
     first_metrics_ = clock_();
     first_step_ = metrics.step();
@@ -205,6 +208,7 @@ void JobLedger::TakeCheckpoint(const v1::CheckpointReport& report, Effects& effe
         INT64_MAX, effects);
   } else {
     // Lower than before where the newest was found damaged.
+    if (!first_metrics_ && report.step() < checkpoint_step_) step_ = report.step();
     checkpoint_step_ = report.step();
     v1::SaveCheckpointResponse response;
     response.set_step(report.step());

@@ -59,6 +59,9 @@ TEST(BackwardPlan, CutsAWindowIntoBlocks) {
             (std::vector<QueryBlocks>{{0, 4096, 1, 0, 4096}}));
   EXPECT_EQ(Plan({1, 16, 1024, 64}, 1535, 512, false).blocks,
             (std::vector<QueryBlocks>{{0, 512, 2, 0, 1023}}));
+  // No whole block behind the first one.
+  const BackwardPlan few = Plan({1, 32, 12000, 64}, 12000, 8192);
+  EXPECT_LE(few.heads * SdpaScoreBytes(8192, 8192), kLimit);
   // Blocks of which few fit: heads by heads, then fewer blocks.
   const BackwardPlan wide = Plan({1, 16, 16384, 64}, 16384 + 4095, 4096);
   EXPECT_EQ(wide.heads, 8);

@@ -261,6 +261,31 @@ TEST_F(JobLedgerTest, ARestartGoesOnFromTheRunDirectory) {
   EXPECT_EQ(restarted.Status().step(), 44);
 }
 
+// Ranks that begin anew take the steps behind the checkpoint again: a save that is asked for then
+// is answered by the next checkpoint, not by that of the step where the last ranks were.
+TEST_F(JobLedgerTest, GoingOnFromACheckpointTakesStepsAgain) {
+  JobHistory history;
+  history.last.set_step(120);
+  history.checkpoint_step = 80;
+  JobLedger restarted(terms_, history, [this] { return now_; });
+  for (int rank = 0; rank < kWorkers; ++rank) {
+    ASSERT_TRUE(restarted.Join(JoinOf(rank, terms_)).ok());
+    streams_[rank] = restarted.OpenReports(rank, [] {}).value();
+  }
+  EXPECT_EQ(restarted.Status().step(), 80);
+  const auto send = [&](const v1::WorkerReport& report) {
+    return restarted.Report(streams_[report.rank()], report);
+  };
+  ASSERT_TRUE(send(CheckpointOf(0, 40)).ok());  // that of step 80 is damaged
+  EXPECT_EQ(restarted.Status().step(), 40);
+  ASSERT_TRUE(send(MetricsOf(0, 41)).ok());
+  int answers = 0;
+  restarted.RequestSave([&](auto) { ++answers; });
+  ASSERT_TRUE(send(CheckpointOf(0, 42)).ok());
+  EXPECT_EQ(answers, 1);
+  EXPECT_EQ(restarted.Status().state(), v1::TRAINING);
+}
+
 // Ranks that have told another coordinator that they have ended do not join this one.
 TEST_F(JobLedgerTest, ARestartAfterAllWasDoneFinishes) {
   for (const bool written : {true, false}) {
