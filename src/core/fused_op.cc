@@ -17,6 +17,7 @@ Registry& TheRegistry() {
 std::atomic<bool> fused_enabled{true}, fused_strict{false}, fused_deterministic{true};
 
 thread_local const FusedPolicy* planned = nullptr;
+thread_local bool backward_follows = false;
 
 }  // namespace
 
@@ -36,6 +37,12 @@ PlannedFusedPolicy::PlannedFusedPolicy(FusedPolicy policy) : policy_(policy), be
 }
 
 PlannedFusedPolicy::~PlannedFusedPolicy() { planned = before_; }
+
+BackwardFollows::BackwardFollows() : before_(std::exchange(backward_follows, true)) {}
+
+BackwardFollows::~BackwardFollows() { backward_follows = before_; }
+
+bool BackwardFollows::Now() { return backward_follows; }
 
 FusedOpBase::FusedOpBase(std::string name)
     : name_(std::move(name)), backward_name_(name_ + " backward") {

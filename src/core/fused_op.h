@@ -32,6 +32,20 @@ struct FusedPolicy {
 void SetFusedPolicy(FusedPolicy policy);
 FusedPolicy GetFusedPolicy();
 
+// While it lives, a backward pass follows at once on what fused ops of the calling thread save, and
+// only one: they may save much, so that nothing is computed again, and overwrite it.
+class BackwardFollows {
+ public:
+  BackwardFollows();
+  ~BackwardFollows();
+  BackwardFollows(const BackwardFollows&) = delete;
+  BackwardFollows& operator=(const BackwardFollows&) = delete;
+  static bool Now();
+
+ private:
+  bool before_;
+};
+
 struct FusedCount {
   int64_t kernel = 0;    // calls served by a kernel
   int64_t composed = 0;  // calls composed because the device has no kernel, or fused is off

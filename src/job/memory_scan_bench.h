@@ -24,6 +24,7 @@ std::vector<MemoryScanCase> LargeMemoryScans();
 
 struct MemoryScanWork {
   OpWork forward, backward;
+  OpWork at_once;  // both, the backward pass following at once
 };
 // The rule's products, backward twice those of forward, whatever is computed again; bytes of rows
 // and gates, each read or written once.
@@ -32,9 +33,9 @@ MemoryScanWork LeastWork(const MemoryScanCase& scan);
 // cover the case.
 MemoryScanWork KernelWork(const MemoryScanCase& scan);
 
-// Times the op from its first state under `name`, forward as training calls it and backward to the
-// gradients of everything, and reports them with that work. Values are those of a stable regime:
-// keys and queries of norm about 1, few is forgotten.
+// Times the op from its first state under `name`, forward as training calls it, backward to the
+// gradients of everything, and both at once, and reports the three with that work. Values are those
+// of a stable regime: keys and queries of norm about 1, few is forgotten.
 void TimeMemoryScan(const std::string& name, const MemoryScanCase& scan, const MemoryScanWork& work,
                     OpTimer& timer);
 

@@ -19,6 +19,16 @@ int64_t ComposedCalls() {
   return calls;
 }
 
+std::vector<Var> LeavesOn(Tape& tape, const std::vector<OpTimer::Input>& inputs,
+                          const std::vector<Tensor>& sums) {
+  std::vector<Var> leaves;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    leaves.push_back(inputs[i].weight ? tape.Leaf(inputs[i].value, sums[i])
+                                      : tape.Leaf(inputs[i].value));
+  }
+  return leaves;
+}
+
 }  // namespace
 
 double BytesOf(const std::vector<Tensor>& tensors) {
@@ -45,6 +55,15 @@ Tensor OpTimer::Random(const Shape& shape, DType dtype, double deviation) {
 
 Tensor OpTimer::Empty(const Shape& shape, DType dtype) const {
   return Tensor::Empty(shape, dtype, device_);
+}
+
+std::vector<Tensor> OpTimer::SumsOf(const std::vector<Input>& inputs) const {
+  std::vector<Tensor> sums;
+  for (const Input& input : inputs) {
+    sums.push_back(input.weight ? Tensor::Zeros(input.value.shape(), DType::kF32, device_)
+                                : Tensor());
+  }
+  return sums;
 }
 
 // As it comes back in training: heads lie within tokens.
@@ -75,21 +94,9 @@ void OpTimer::Product(const std::string& name, const std::string& shapes, const 
 void OpTimer::Fused(const std::string& name, const std::string& shapes,
                     const std::vector<Input>& inputs, const OpWork& forward, const OpWork& backward,
                     const FusedCall& call) {
-  std::vector<Tensor> sums;
-  for (const Input& input : inputs) {
-    sums.push_back(input.weight ? Tensor::Zeros(input.value.shape(), DType::kF32, device_)
-                                : Tensor());
-  }
-  const auto leaves_on = [&](Tape& tape) {
-    std::vector<Var> leaves;
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      leaves.push_back(inputs[i].weight ? tape.Leaf(inputs[i].value, sums[i])
-                                        : tape.Leaf(inputs[i].value));
-    }
-    return leaves;
-  };
+  const std::vector<Tensor> sums = SumsOf(inputs);
   Tape tape;
-  const std::vector<Var> leaves = leaves_on(tape);
+  const std::vector<Var> leaves = LeavesOn(tape, inputs, sums);
   const int64_t composed_before = ComposedCalls();
   const Var output = call(leaves);
   OpTime op{.name = name + ", forward",
@@ -98,7 +105,7 @@ void OpTimer::Fused(const std::string& name, const std::string& shapes,
             .composed = ComposedCalls() > composed_before};
   Time(op, forward, [&] {
     Tape once;
-    (void)call(leaves_on(once));
+    (void)call(LeavesOn(once, inputs, sums));
   });
   op.name = name + ", backward";
   op.kind = OpKind::kFusedBackward;
@@ -106,6 +113,28 @@ void OpTimer::Fused(const std::string& name, const std::string& shapes,
   Time(op, backward, [&] {
     (void)tape.Gradient({&output, 1}, {&gradient, 1}, leaves, /*retain=*/true);
   });
+}
+
+void OpTimer::FusedAtOnce(const std::string& name, const std::string& shapes,
+                          const std::vector<Input>& inputs, const OpWork& work,
+                          const FusedCall& call) {
+  const std::vector<Tensor> sums = SumsOf(inputs);
+  Tensor gradient;
+  const auto run = [&] {
+    const BackwardFollows follows;
+    Tape tape;
+    const std::vector<Var> leaves = LeavesOn(tape, inputs, sums);
+    const Var output = call(leaves);
+    if (!gradient.defined()) gradient = GradientLike(output.value());
+    (void)tape.Gradient({&output, 1}, {&gradient, 1}, leaves);
+  };
+  const int64_t composed_before = ComposedCalls();
+  run();
+  Time({.name = name + ", forward and backward at once",
+        .shape = shapes,
+        .kind = OpKind::kFusedBackward,
+        .composed = ComposedCalls() > composed_before},
+       work, run);
 }
 
 void OpTimer::FusedWithGradients(const std::string& name, const std::string& shapes,

@@ -47,11 +47,15 @@ class OpTimer {
   using FusedCall = std::function<Var(std::span<const Var>)>;
   void Fused(const std::string& name, const std::string& shapes, const std::vector<Input>& inputs,
              const OpWork& forward, const OpWork& backward, const FusedCall& call);
+  // The same in one: the call, and then at once its gradients (BackwardFollows).
+  void FusedAtOnce(const std::string& name, const std::string& shapes,
+                   const std::vector<Input>& inputs, const OpWork& work, const FusedCall& call);
   // One that computes gradients in one call with the result.
   void FusedWithGradients(const std::string& name, const std::string& shapes, const OpWork& work,
                           const std::function<void()>& call);
 
  private:
+  std::vector<Tensor> SumsOf(const std::vector<Input>& inputs) const;
   Tensor GradientLike(const Tensor& x);
   void Time(OpTime op, const OpWork& work, const std::function<void()>& call);
 

@@ -48,7 +48,7 @@ double SecondsPerCall(const std::function<void()>& call, int batches) {
 }
 
 double MedianCall(const std::function<void()>& call, const std::function<void()>& wait) {
-  return Median(TimeBatches(call, 7, 5e-3, wait));
+  return Median(TimeBatches(call, 7, 30e-3, wait));
 }
 
 void WaitFor(Device device) { (void)Tensor::Zeros({}, DType::kF32, device).Item(); }

@@ -20,7 +20,8 @@ double SecondsPerCall(const std::function<void()>& call, int batches);
 double FastestCall(const std::function<void()>& call);
 
 // Seconds of one call of what a device does in the background: the median of seven lots of calls,
-// each of 5 ms or more and ended by `wait`, after one that is not counted.
+// each of 30 ms or more and ended by `wait`, which then counts little, after one that is not
+// counted.
 double MedianCall(const std::function<void()>& call, const std::function<void()>& wait);
 
 // Returns when `device` has done all that it was given.

@@ -3,6 +3,7 @@
 #include "src/core/backend.h"
 #include "src/core/fused/cross_entropy.h"
 #include "src/core/fused/layers.h"
+#include "src/core/fused_op.h"
 #include "src/core/ops.h"
 #include "src/model/attention_path.h"
 #include "src/model/tensor_split.h"
@@ -189,6 +190,7 @@ std::vector<Tensor> UnitRunner::Backward(const Unit& unit, std::vector<Tensor> c
   }
   std::unique_ptr<Call> call = std::move(slice.calls[unit.layer]);
   if (call == nullptr) {
+    const BackwardFollows follows;
     call = RunLayer(unit.layer, slice.inputs[unit.layer], slice.carries[unit.layer],
                     slice.tokens.context, true, nullptr);
   }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <set>
+#include <thread>
 
 #include "src/core/ops.h"
 #include "src/core/planned_fused_policy.h"
@@ -183,6 +184,19 @@ TEST_F(FusedOpTest, APlannedPolicyIsOfItsThreadAndCountsNothing) {
   EXPECT_FALSE(GetFusedPolicy().deterministic);
   EXPECT_EQ(Run(2), 9.5);
   EXPECT_EQ(Counted().composed, 1);
+}
+
+TEST(BackwardFollowsTest, HoldsForTheThreadAndTheScope) {
+  EXPECT_FALSE(BackwardFollows::Now());
+  {
+    const BackwardFollows outer;
+    { const BackwardFollows inner; }
+    EXPECT_TRUE(BackwardFollows::Now());
+    bool elsewhere = true;
+    std::thread([&] { elsewhere = BackwardFollows::Now(); }).join();
+    EXPECT_FALSE(elsewhere);
+  }
+  EXPECT_FALSE(BackwardFollows::Now());
 }
 
 }  // namespace

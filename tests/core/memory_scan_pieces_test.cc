@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "src/core/backend.h"
+#include "src/core/cuda/memory_scan_op.h"
 #include "tests/core/memory_problem.h"
 
 namespace mnemo::testing {
@@ -32,16 +33,16 @@ MemoryScanResult RunPiece(const MemoryScanPiece& piece, std::span<const Var> inp
   return result;
 }
 
-MemoryScanResult ForwardPiece(const MemoryScanPiece& piece, const Tensor& y, Tensor* checkpoints) {
+MemoryScanResult ForwardPiece(const MemoryScanPiece& piece, const Tensor& y, Tensor* saved) {
   const MemoryScanResult result = RunPiece(piece, Flatten(piece.rule, piece.inputs));
   Backend::For(y.device()).Copy(result.y.value(), y);
-  if (checkpoints != nullptr) *checkpoints = Tensor::Zeros({1}, DType::kF64);
+  if (saved != nullptr) *saved = Tensor::Zeros({1}, DType::kF64);
   return result;
 }
 
-void BackwardPiece(const MemoryScanPiece& piece, const Tensor& checkpoints, const Tensor& dy,
+void BackwardPiece(const MemoryScanPiece& piece, const Tensor& saved, const Tensor& dy,
                    const MemoryState& dstate, MemoryScanInputs& gradients) {
-  EXPECT_EQ(checkpoints.shape(), Shape{1});
+  EXPECT_EQ(saved.shape(), Shape{1});
   Tape tape;
   std::vector<Var> leaves;
   for (const Var& x : Flatten(piece.rule, piece.inputs)) leaves.push_back(tape.Leaf(x.value()));
@@ -142,6 +143,30 @@ TEST_F(MemoryScanPieces, WithOptions) {
   Compare(rule, {6, 2, 7}, true);
   rule.forgetting = Forgetting::kNever;
   Compare(rule, {7}, false);
+}
+
+TEST(MemoryScanSavedTest, RetainsWhereTheBackwardPassFollowsAtOnce) {
+  MemoryScanShape shape;
+  shape.batch = 1, shape.heads = 2, shape.tokens = 150;  // three chunks of two heads
+  const Tensor later = cuda::MemoryScanSaved::Empty(shape, {});
+  EXPECT_EQ(later.bytes(), static_cast<int64_t>(MemoryScanCheckpointBytes(shape)));
+  EXPECT_EQ(cuda::MemoryScanSaved(later).checkpoints(), later.data<float>());
+  EXPECT_EQ(cuda::MemoryScanSaved(later).retained(), nullptr);
+
+  const BackwardFollows follows;
+  const Tensor at_once = cuda::MemoryScanSaved::Empty(shape, {});
+  const cuda::MemoryScanSaved saved(at_once);
+  EXPECT_EQ(saved.checkpoints(), nullptr);
+  const auto begin = reinterpret_cast<uintptr_t>(at_once.raw());
+  const auto address = reinterpret_cast<uintptr_t>(saved.retained());
+  EXPECT_EQ(address % 1024, 0u);
+  EXPECT_GE(address, begin);
+  EXPECT_LE(address + MemoryScanRetainedBytes(shape), begin + at_once.bytes());
+  // A state of 128 KiB and a record of 376 KiB a block.
+  EXPECT_GE(MemoryScanRetainedBytes(shape), 6 * (128 + 376) * 1024u);
+  // What is retained needs no room in the workspaces.
+  EXPECT_LT(MemoryScanForwardWorkspace(shape, true), MemoryScanForwardWorkspace(shape, false));
+  EXPECT_LT(MemoryScanBackwardWorkspace(shape, true), MemoryScanBackwardWorkspace(shape, false));
 }
 
 }  // namespace

@@ -59,15 +59,18 @@ TEST(MemoryScanBenchTest, TimesTheOpOnEveryKindOfRule) {
     std::vector<OpTime> ops;
     const ReportOp report = [&](const OpTime& op) { ops.push_back(op); };
     OpTimer timer({}, "", report);
-    TimeMemoryScan("scan", scan, {{1, 2}, {3, 4}}, timer);
-    ASSERT_EQ(ops.size(), 2u);
-    EXPECT_THAT((std::vector{ops[0].name, ops[1].name}),
-                ElementsAre("scan, forward", "scan, backward"));
-    EXPECT_THAT((std::vector{ops[0].flops, ops[0].bytes, ops[1].flops, ops[1].bytes}),
-                ElementsAre(1, 2, 3, 4));
+    TimeMemoryScan("scan", scan, {{1, 2}, {3, 4}, {5, 6}}, timer);
+    ASSERT_EQ(ops.size(), 3u);
+    EXPECT_THAT(
+        (std::vector{ops[0].name, ops[1].name, ops[2].name}),
+        ElementsAre("scan, forward", "scan, backward", "scan, forward and backward at once"));
+    EXPECT_THAT((std::vector{ops[0].flops, ops[0].bytes, ops[1].flops, ops[1].bytes, ops[2].flops,
+                             ops[2].bytes}),
+                ElementsAre(1, 2, 3, 4, 5, 6));
     EXPECT_EQ(ops[0].shape, "[2, 2, 8, 4]");
     EXPECT_GT(ops[0].seconds, 0);
     EXPECT_GT(ops[1].seconds, 0);
+    EXPECT_GT(ops[2].seconds, 0);
     EXPECT_TRUE(ops[0].composed);
     EXPECT_GT(FusedCounts()["memory_scan"].composed, before);
   }

@@ -74,7 +74,7 @@ void EmptyCarry(const MemoryState& like, MemoryState& state) {
   for (const Var& t : like.s.c) state.s.c.push_back(EmptyLike(t));
 }
 
-MemoryScanResult Forward(const MemoryScanPiece& piece, const Tensor&, Tensor* checkpoints) {
+MemoryScanResult Forward(const MemoryScanPiece& piece, const Tensor&, Tensor* saved) {
   const MemoryScanInputs& inputs = piece.inputs;
   const Device device = inputs.tokens.q.device();
   const MemoryScanShape shape = ShapeOf(piece);
@@ -86,15 +86,13 @@ MemoryScanResult Forward(const MemoryScanPiece& piece, const Tensor&, Tensor* ch
   EmptyCarry(inputs.state, result.state);
   if (shape.clamp > 0) result.clamp_hits = Tensor::Empty({}, DType::kF32, device);
   CountedScratch scratch(device);
-  scratch.Take(static_cast<int64_t>(MemoryScanForwardWorkspace(shape)) + kAlignment);
-  if (checkpoints != nullptr) {
-    const auto floats = static_cast<int64_t>(MemoryScanCheckpointBytes(shape) / sizeof(float));
-    *checkpoints = Tensor::Empty({floats}, DType::kF32, device);
-  }
+  if (saved != nullptr) *saved = cuda::MemoryScanSaved::Empty(shape, device);
+  const bool retained = saved != nullptr && cuda::MemoryScanSaved(*saved).is_retained();
+  scratch.Take(static_cast<int64_t>(MemoryScanForwardWorkspace(shape, retained)) + kAlignment);
   return result;
 }
 
-void Backward(const MemoryScanPiece& piece, const Tensor&, const Tensor& dy,
+void Backward(const MemoryScanPiece& piece, const Tensor& saved, const Tensor& dy,
               const MemoryState& dstate, MemoryScanInputs& gradients) {
   const MemoryScanInputs& inputs = piece.inputs;
   const MemoryScanShape shape = ShapeOf(piece);
@@ -119,7 +117,8 @@ void Backward(const MemoryScanPiece& piece, const Tensor&, const Tensor& dy,
   gradients.parameters.norm_weight = EmptyLike(inputs.parameters.norm_weight);
   gradients.parameters.norm_bias = EmptyLike(inputs.parameters.norm_bias);
   CountedScratch scratch(inputs.tokens.q.device());
-  scratch.Take(static_cast<int64_t>(MemoryScanBackwardWorkspace(shape)) + kAlignment);
+  const bool retained = cuda::MemoryScanSaved(saved).is_retained();
+  scratch.Take(static_cast<int64_t>(MemoryScanBackwardWorkspace(shape, retained)) + kAlignment);
 }
 
 }  // namespace

@@ -128,7 +128,7 @@ void* Workspace(const Launch& launch, size_t bytes) {
   return reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
 }
 
-MemoryScanResult Forward(const MemoryScanPiece& piece, const Tensor& y, Tensor* checkpoints) {
+MemoryScanResult Forward(const MemoryScanPiece& piece, const Tensor& y, Tensor* saved) {
   const MemoryScanInputs& inputs = piece.inputs;
   const Tensor q = Readable(inputs.tokens.q.value()), k = Readable(inputs.tokens.k.value()),
                v = Readable(inputs.tokens.v.value());
@@ -153,13 +153,14 @@ MemoryScanResult Forward(const MemoryScanPiece& piece, const Tensor& y, Tensor* 
   args.carry_in = carry_in.pointers();
   args.y = Rows(y);
   args.carry_out = carry_out.pointers();
-  args.workspace = Workspace(scratch.launch(), MemoryScanForwardWorkspace(args.shape));
   args.side_stream = device.side_stream(0);
-  if (checkpoints != nullptr) {
-    const auto floats = static_cast<int64_t>(MemoryScanCheckpointBytes(args.shape) / sizeof(float));
-    *checkpoints = Tensor::Empty({floats}, DType::kF32, q.device());
-    args.checkpoints = checkpoints->data<float>();
+  if (saved != nullptr) {
+    *saved = MemoryScanSaved::Empty(args.shape, q.device());
+    args.checkpoints = MemoryScanSaved(*saved).checkpoints();
+    args.retained = MemoryScanSaved(*saved).retained();
   }
+  args.workspace =
+      Workspace(scratch.launch(), MemoryScanForwardWorkspace(args.shape, args.retained != nullptr));
   MemoryScanResult result;
   if (args.shape.clamp > 0) {
     result.clamp_hits = Tensor::Empty({}, DType::kF32, q.device());
@@ -170,7 +171,7 @@ MemoryScanResult Forward(const MemoryScanPiece& piece, const Tensor& y, Tensor* 
   return result;
 }
 
-void Backward(const MemoryScanPiece& piece, const Tensor& checkpoints, const Tensor& dy_as_it_lies,
+void Backward(const MemoryScanPiece& piece, const Tensor& saved, const Tensor& dy_as_it_lies,
               const MemoryState& dstate, MemoryScanInputs& gradients) {
   const MemoryScanInputs& inputs = piece.inputs;
   const Tensor q = Readable(inputs.tokens.q.value()), k = Readable(inputs.tokens.k.value()),
@@ -202,7 +203,8 @@ void Backward(const MemoryScanPiece& piece, const Tensor& checkpoints, const Ten
   doptions.row_scale = empty(options.row_scale);
   args.dinitial = doptions.pointers();
   args.drow_scale = Floats(doptions.row_scale);
-  args.checkpoints = checkpoints.data<float>();
+  args.checkpoints = MemoryScanSaved(saved).checkpoints();
+  args.retained = MemoryScanSaved(saved).retained();
   args.dy = Rows(dy);
   args.dcarry_out = dcarry_out.pointers();
   args.dq = Rows(gradients.tokens.q.value());
@@ -216,7 +218,8 @@ void Backward(const MemoryScanPiece& piece, const Tensor& checkpoints, const Ten
     args.dnorm_bias = dbias.data<float>();
   }
   args.dcarry_in = dcarry_in.pointers();
-  args.workspace = Workspace(scratch.launch(), MemoryScanBackwardWorkspace(args.shape));
+  args.workspace = Workspace(scratch.launch(),
+                             MemoryScanBackwardWorkspace(args.shape, args.retained != nullptr));
   args.side_streams[0] = device.side_stream(0);
   args.side_streams[1] = device.side_stream(1);
   Check(MemoryScanBackward(args, scratch.launch().stream), "the memory scan's backward pass");

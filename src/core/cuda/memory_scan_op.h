@@ -15,6 +15,21 @@ bool AcceptsMemoryScan(std::span<const Tensor> inputs, const MemoryScanAttribute
 // What the kernels are told of a call with queries q [B, H, T, f], resets aside.
 MemoryScanShape MemoryScanShapeOf(const MemoryRule& rule, const Tensor& q);
 
+// What a call saves for its backward pass: checkpoints or, where that follows at once, all that the
+// kernels can retain (BackwardFollows, MemoryScanRetainedBytes). Uninitialised.
+class MemoryScanSaved {
+ public:
+  static Tensor Empty(const MemoryScanShape& shape, Device device);
+  explicit MemoryScanSaved(const Tensor& tensor) : tensor_(tensor) {}
+  // One of the two; the other is null.
+  float* checkpoints() const;
+  void* retained() const;
+  bool is_retained() const { return tensor_.dtype() == DType::kBF16; }
+
+ private:
+  const Tensor& tensor_;
+};
+
 void RegisterMemoryScan();
 
 }  // namespace mnemo::cuda

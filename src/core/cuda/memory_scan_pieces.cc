@@ -112,12 +112,12 @@ void ForEachSlowVar(const MemoryRule& rule, MemoryScanInputs& a, MemoryScanInput
 // The gradients of the open chunk's piece. `dstate` is the adjoint of the state that came out; then
 // the state's in the result is that of the state before.
 MemoryScanInputs TailBackward(const MemoryScanKernel& kernel, const MemoryScanPiece& piece,
-                              const Tensor& checkpoints, const Tensor& dy,
-                              const MemoryState& dstate, MemoryScanInputs gradients) {
+                              const Tensor& saved, const Tensor& dy, const MemoryState& dstate,
+                              MemoryScanInputs gradients) {
   MemoryState nothing{dstate.w, dstate.s, {}};
   ForEachVar(piece.rule, nothing,
              [](Var& x) { x = Var(Tensor::Zeros(x.shape(), x.dtype(), x.device())); });
-  kernel.backward(piece, checkpoints, dy, nothing, gradients);
+  kernel.backward(piece, saved, dy, nothing, gradients);
   MemoryScanInputs open = OpenBackward(piece, dstate);
   AddTo(gradients.tokens.k, open.tokens.k);
   AddTo(gradients.tokens.v, open.tokens.v);
@@ -153,10 +153,10 @@ std::vector<Tensor> ScanForward(const MemoryScanKernel& kernel, std::span<const 
   const Cut cut(list, attributes);
   const Tensor y = EmptyPerHeadLike(cut.inputs().tokens.q.value());
   const auto run = [&](const MemoryScanPiece& piece, int64_t begin, int64_t end) {
-    Tensor checkpoints;
+    Tensor of_piece;
     MemoryScanResult result =
-        kernel.forward(piece, Rows(y, begin, end), saved == nullptr ? nullptr : &checkpoints);
-    if (saved != nullptr) saved->push_back(checkpoints);
+        kernel.forward(piece, Rows(y, begin, end), saved == nullptr ? nullptr : &of_piece);
+    if (saved != nullptr) saved->push_back(of_piece);
     return result;
   };
   MemoryScanResult result;
@@ -194,7 +194,7 @@ std::vector<Tensor> ScanBackward(const MemoryScanKernel& kernel, std::span<const
   for (const auto x : {&MemoryTokens::q, &MemoryTokens::k, &MemoryTokens::v}) {
     gradients.tokens.*x = Var(EmptyPerHeadLike((cut.inputs().tokens.*x).value()));
   }
-  const Tensor checkpoints = cut.whole() > 0 ? saved[kept++] : Tensor();
+  const Tensor of_whole = cut.whole() > 0 ? saved[kept++] : Tensor();
   MemoryState dstate = adjoint.state;
   MemoryScanInputs tail;
   if (cut.tail() > 0) {
@@ -208,7 +208,7 @@ std::vector<Tensor> ScanBackward(const MemoryScanKernel& kernel, std::span<const
   MemoryScanInputs whole;
   if (cut.whole() > 0) {
     whole = GradientRows(gradients, 0, cut.whole());
-    kernel.backward(cut.Piece(0, cut.whole(), cut.inputs().state), checkpoints,
+    kernel.backward(cut.Piece(0, cut.whole(), cut.inputs().state), of_whole,
                     Rows(dy, 0, cut.whole()), dstate, whole);
   }
   for (const auto gate : {&MemoryTokens::theta, &MemoryTokens::eta, &MemoryTokens::alpha}) {

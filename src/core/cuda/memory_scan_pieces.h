@@ -22,12 +22,11 @@ struct MemoryScanPiece {
 
 struct MemoryScanKernel {
   // Writes y [B, H, n, f], on memory that is [B, n, H, f]; returns the state after the last token
-  // and, with a clamp, clamp_hits. Sets `checkpoints` to what backward needs, unless it is null.
-  std::function<MemoryScanResult(const MemoryScanPiece&, const Tensor& y, Tensor* checkpoints)>
-      forward;
+  // and, with a clamp, clamp_hits. Sets `saved` to what backward needs, unless it is null.
+  std::function<MemoryScanResult(const MemoryScanPiece&, const Tensor& y, Tensor* saved)> forward;
   // From dy and the adjoint of the state after the last token: writes the gradients of q, k and v
   // to tensors that are there, and sets all others; undefined where there is none.
-  std::function<void(const MemoryScanPiece&, const Tensor& checkpoints, const Tensor& dy,
+  std::function<void(const MemoryScanPiece&, const Tensor& saved, const Tensor& dy,
                      const MemoryState& dstate, MemoryScanInputs& gradients)>
       backward;
 };

@@ -1,6 +1,11 @@
 #include "src/core/cuda/memory_scan_op.h"
 
 namespace mnemo::cuda {
+namespace {
+
+constexpr size_t kAlignment = 1024;  // bytes
+
+}  // namespace
 
 MemoryScanShape MemoryScanShapeOf(const MemoryRule& rule, const Tensor& q) {
   MemoryScanShape shape;
@@ -31,6 +36,24 @@ bool AcceptsMemoryScan(std::span<const Tensor> list, const MemoryScanAttributes&
   MemoryScanShape shape = MemoryScanShapeOf(rule, list[0]);
   shape.resets = attributes.resets.defined();
   return MemoryScanSupports(shape);
+}
+
+Tensor MemoryScanSaved::Empty(const MemoryScanShape& shape, Device device) {
+  const bool retained = BackwardFollows::Now();
+  const size_t bytes =
+      retained ? MemoryScanRetainedBytes(shape) + kAlignment : MemoryScanCheckpointBytes(shape);
+  const DType dtype = retained ? DType::kBF16 : DType::kF32;
+  return Tensor::Empty({static_cast<int64_t>(bytes) / SizeOf(dtype)}, dtype, device);
+}
+
+float* MemoryScanSaved::checkpoints() const {
+  return is_retained() ? nullptr : tensor_.data<float>();
+}
+
+void* MemoryScanSaved::retained() const {
+  if (!is_retained()) return nullptr;
+  const auto address = reinterpret_cast<uintptr_t>(tensor_.raw());
+  return reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
 }
 
 }  // namespace mnemo::cuda

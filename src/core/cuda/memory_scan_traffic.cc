@@ -13,7 +13,8 @@ MemoryScanTraffic MemoryScanTrafficOf(const MemoryScanShape& shape) {
       static_cast<double>(memory::record_elements(shape) + memory::extra_record_elements(shape));
   const double rows = kHalf * static_cast<double>(shape.batch * shape.tokens * shape.heads) *
                       static_cast<double>(shape.head_dim);
-  return {2 * states + 6 * rows, 3 * states + 2 * kept + 9 * rows};
+  return {2 * states + 6 * rows, 3 * states + 2 * kept + 9 * rows,
+          4 * states + 2 * kept + 13 * rows};
 }
 
 }  // namespace mnemo::cuda

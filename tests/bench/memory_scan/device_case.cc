@@ -144,10 +144,14 @@ DeviceCase::DeviceCase(const Case& c, bool keep_host) : case_(c), keep_host_(kee
   y_ = output(rows, true);
   for (int i = 0; i < 4; ++i) carry_out_.push_back(output(weights, false));
   for (int i = 0; i < bias_arrays; ++i) carry_out_.push_back(output(biases(i), false));
-  workspace_ = std::make_unique<Buffer>(MemoryScanForwardWorkspace(s));
+  workspace_ = std::make_unique<Buffer>(MemoryScanForwardWorkspace(s, c.backward && c.retain));
   if (!c.backward) return;
-  checkpoints_ = std::make_unique<Buffer>(MemoryScanCheckpointBytes(s));
-  backward_workspace_ = std::make_unique<Buffer>(MemoryScanBackwardWorkspace(s));
+  if (c.retain) {
+    retained_ = std::make_unique<Buffer>(MemoryScanRetainedBytes(s));
+  } else {
+    checkpoints_ = std::make_unique<Buffer>(MemoryScanCheckpointBytes(s));
+  }
+  backward_workspace_ = std::make_unique<Buffer>(MemoryScanBackwardWorkspace(s, c.retain));
   dy_ = Make(Normal(g, rows, 1), true);
   dcarry_out_ = {Make(Normal(g, weights, 0.3), false), Make(Normal(g, weights, 1), false),
                  Make(Normal(g, weights, c.momentum ? 0.3 : 0), false),
@@ -213,6 +217,7 @@ const char* DeviceCase::Forward(cudaStream_t stream) {
   a.carry_in = CarryOf(*this, carry_in_), a.carry_out = CarryOf(*this, carry_out_);
   a.workspace = workspace_->data();
   a.checkpoints = checkpoints_ ? checkpoints_->floats() : nullptr;
+  a.retained = retained_ ? retained_->data() : nullptr;
   a.side_stream = case_.side_streams[1];
   if (!initial_.empty()) {
     a.initial = InitialOf(initial_, initial_biases_);
@@ -231,7 +236,8 @@ const char* DeviceCase::Backward(cudaStream_t stream) {
   a.gates = GatesOf(case_, gates_), a.dgates = GatesOf(case_, dgates_);
   a.norm_gain = gain_->device.floats(), a.norm_bias = bias_->device.floats();
   a.dnorm_gain = dgain_->device.floats(), a.dnorm_bias = dbias_->device.floats();
-  a.checkpoints = checkpoints_->floats();
+  a.checkpoints = checkpoints_ ? checkpoints_->floats() : nullptr;
+  a.retained = retained_ ? retained_->data() : nullptr;
   a.dcarry_out = CarryOf(*this, dcarry_out_), a.dcarry_in = CarryOf(*this, dcarry_in_);
   a.workspace = backward_workspace_->data();
   a.side_streams[0] = case_.side_streams[0], a.side_streams[1] = case_.side_streams[1];
@@ -253,7 +259,8 @@ void DeviceCase::PoisonOutputs() {
   for (auto& a : dinitial_biases_) a->device.Poison();
   if (drow_scale_) drow_scale_->device.Poison();
   if (!case_.backward) return;
-  checkpoints_->Poison(), backward_workspace_->Poison();
+  for (Buffer* b : {checkpoints_.get(), retained_.get(), backward_workspace_.get()})
+    if (b != nullptr) b->Poison();
   for (auto& a : {dq_, dk_, dv_, dgain_, dbias_}) a->device.Poison();
   for (auto& a : dgates_) a->device.Poison();
   for (auto& a : dcarry_in_) a->device.Poison();

@@ -39,6 +39,7 @@ struct Case {
   MemoryScanShape shape;
   uint64_t seed = 1;
   bool backward = false;
+  bool retain = false;  // what backward needs, instead of checkpoints
   bool momentum = true, forgetting = true;
   float alpha_max = 1e-3f;
   cudaStream_t stream = nullptr;  // the checks' main stream
@@ -55,7 +56,7 @@ class DeviceCase {
  public:
   DeviceCase(const Case& c, bool keep_host);
   const char* Forward(cudaStream_t stream);
-  const char* Backward(cudaStream_t stream);
+  const char* Backward(cudaStream_t stream);  // once a Forward where the case retains
   void PoisonOutputs();
 
   // Host inputs, adjoints and results of one sequence (batch entry and head) as doubles.
@@ -96,7 +97,7 @@ class DeviceCase {
   std::vector<std::shared_ptr<Array>> initial_, dinitial_, initial_biases_, dinitial_biases_;
   std::vector<std::shared_ptr<Array>> gates_, dgates_, carry_in_, carry_out_, dcarry_out_,
       dcarry_in_;
-  std::unique_ptr<Buffer> workspace_, backward_workspace_, checkpoints_;
+  std::unique_ptr<Buffer> workspace_, backward_workspace_, checkpoints_, retained_;
 };
 
 }  // namespace mnemo::memory_bench

@@ -32,11 +32,14 @@ Streams::Streams() {
 
 namespace {
 
-void RunOnce(const MemoryScanShape& shape, bool backward) {
-  DeviceCase d({shape, 1, backward}, false);
-  Check(d.Forward(nullptr), "forward");
-  if (backward) Check(d.Backward(nullptr), "backward");
-  Check(cudaDeviceSynchronize(), "run");
+// With and without what backward needs being retained.
+void Run(const MemoryScanShape& shape, bool backward) {
+  for (const bool retain : {false, true}) {
+    DeviceCase d({shape, 1, backward, retain}, false);
+    Check(d.Forward(nullptr), "forward");
+    if (backward) Check(d.Backward(nullptr), "backward");
+    Check(cudaDeviceSynchronize(), "run");
+  }
 }
 
 }  // namespace
@@ -57,19 +60,19 @@ int main(int argc, char** argv) {
   if (mode == "bench" && argc > 2) return Bench(argv[2], backward);
   if (mode == "growth" && argc > 2) return Growth(argv[2]);
   if (mode == "sanitize") {
-    RunOnce(Shape(1, 150, 2), backward);
-    RunOnce(Shape(1, 40, 2, 16), backward);
-    RunOnce(FlatShape(Shape(1, 150, 2)), backward);
+    Run(Shape(1, 150, 2), backward);
+    Run(Shape(1, 40, 2, 16), backward);
+    Run(FlatShape(Shape(1, 150, 2)), backward);
     mnemo::MemoryScanShape options = Shape(1, 150, 2);
     options.towards_initial = options.resets = true, options.clamp = 60;
-    RunOnce(options, backward);
-    RunOnce(FlatNormShape(Shape(1, 150, 2)), backward);
-    RunOnce(FlatShape(options), backward);
-    RunOnce(FlatNormShape(options), backward);
+    Run(options, backward);
+    Run(FlatNormShape(Shape(1, 150, 2)), backward);
+    Run(FlatShape(options), backward);
+    Run(FlatNormShape(options), backward);
     return 0;
   }
   if (mode == "profile") {
-    RunOnce(Shape(4, 8192, 16, chunk > 0 ? chunk : 64), backward);
+    Run(Shape(4, 8192, 16, chunk > 0 ? chunk : 64), backward);
     return 0;
   }
   std::fprintf(stderr,

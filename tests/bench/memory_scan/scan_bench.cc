@@ -43,24 +43,34 @@ double BothFlops(const MemoryScanShape& s) {
 std::string BenchCase(const char* name, const MemoryScanShape& shape, int repeats,
                       bool side_streams, bool has_backward) {
   const Streams streams;
-  Case c{shape, 1, has_backward};
+  Case c{shape};
   if (side_streams) c.side_streams[0] = streams.side[0], c.side_streams[1] = streams.side[1];
-  DeviceCase d(c, false);
   const double tokens = static_cast<double>(shape.batch * shape.tokens);
-  const double forward =
-      Time([&] { Check(d.Forward(streams.main), "forward"); }, repeats, streams.main);
-  double backward = NAN;
-  if (has_backward)
-    backward = Time([&] { Check(d.Backward(streams.main), "backward"); }, repeats, streams.main);
+  const auto time = [&](bool backward, bool retain) {
+    c.backward = backward, c.retain = retain;
+    DeviceCase d(c, false);
+    const auto run = [&] {
+      Check(d.Forward(streams.main), "forward");
+      if (backward) Check(d.Backward(streams.main), "backward");
+    };
+    return Time(run, repeats, streams.main);
+  };
+  const double forward = time(false, false);
+  const double again = has_backward ? time(true, false) : NAN;
+  const double retained = has_backward ? time(true, true) : NAN;
   const double flops = ForwardFlops(shape) * shape.heads;
   const double limit = kCeiling / flops * 1e-6;
   const double limit_both = kCeiling / (BothFlops(shape) * shape.heads) * 1e-6;
-  const double rate = tokens / forward * 1e-3, both = tokens / (forward + backward) * 1e-3;
+  const double rate = tokens / forward * 1e-3;
+  const double both = tokens / again * 1e-3, both_retained = tokens / retained * 1e-3;
   std::printf(
       "%-24s side streams %d: forward %.3f ms %.1f M tokens/s (of %.0f: %.0f%%, %.0f TFLOP/s); "
-      "backward %.3f ms; both %.2f M tokens/s (of %.0f: %.0f%%)\n",
-      name, side_streams, forward, rate, limit, 100 * rate / limit, rate * flops * 1e-6, backward,
-      both, limit_both, 100 * both / limit_both);
+      "with backward from checkpoints %.3f ms %.2f M tokens/s (of %.0f: %.0f%%), retaining %.2f "
+      "GiB "
+      "%.3f ms %.2f M tokens/s\n",
+      name, side_streams, forward, rate, limit, 100 * rate / limit, rate * flops * 1e-6, again,
+      both, limit_both, 100 * both / limit_both,
+      static_cast<double>(MemoryScanRetainedBytes(shape)) * 0x1p-30, retained, both_retained);
   std::fflush(stdout);
   std::ostringstream json;
   json << "  {\"shape\": \"" << name << "\", \"batch\": " << shape.batch
@@ -70,8 +80,10 @@ std::string BenchCase(const char* name, const MemoryScanShape& shape, int repeat
        << ", \"forward_ms\": " << forward << ", \"forward_mtokens_s\": " << rate
        << ", \"forward_limit_mtokens_s\": " << limit;
   if (has_backward) {
-    json << ", \"backward_ms\": " << backward << ", \"both_mtokens_s\": " << both
-         << ", \"both_limit_mtokens_s\": " << limit_both;
+    json << ", \"both_ms\": " << again << ", \"both_mtokens_s\": " << both
+         << ", \"both_limit_mtokens_s\": " << limit_both << ", \"retained_both_ms\": " << retained
+         << ", \"retained_both_mtokens_s\": " << both_retained
+         << ", \"retained_bytes\": " << MemoryScanRetainedBytes(shape);
   }
   json << "}";
   return json.str();

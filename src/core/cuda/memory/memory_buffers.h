@@ -130,6 +130,52 @@ class Allotment {
 
 // Half: a type of two bytes, that of states and records.
 
+// What the kernels leave of a segment, for those behind them: every chunk's coefficients and first
+// state, of rules with options the clamp's factors and the biases.
+template <typename Half>
+struct StateBuffers {
+  float* coefficients = nullptr;
+  Half* states = nullptr;
+  float* clamp = nullptr;
+  float* biases = nullptr;
+};
+
+template <typename Half>
+StateBuffers<Half> take_states(const MemoryScanShape& s, int64_t blocks, Allotment& a) {
+  StateBuffers<Half> b;
+  b.coefficients = a.take<float>(blocks * kCoefficients);
+  b.states = a.take<Half>(blocks * state_elements(s));
+  if (s.plain()) return b;
+  b.clamp = a.take<float>(blocks * kClampFloats);
+  if (s.biases) b.biases = a.take<float>(blocks * 2 * bias_elements(s));
+  return b;
+}
+
+// Of every segment, for backward to compute none of it again; and, where the reads' kernels can
+// make them without dy, their records.
+template <typename Half>
+struct Retained {
+  StateBuffers<Half> states;
+  Half* record = nullptr;
+};
+
+inline bool retains_records(const MemoryScanShape& s) { return kind_of(s) == Kind::kWide; }
+
+// Segment `index` of what lies at `base`; sets `bytes` to what one segment takes.
+template <typename Half>
+Retained<Half> plan_retained(const MemoryScanShape& s, void* base, int64_t index, size_t& bytes) {
+  const int64_t blocks = s.batch * s.heads * segment_chunks(s);
+  const auto plan = [&](void* at) {
+    Allotment a(at);
+    Retained<Half> r{take_states<Half>(s, blocks, a)};
+    if (retains_records(s)) r.record = a.take<Half>(blocks * record_elements(s));
+    bytes = a.bytes();
+    return r;
+  };
+  plan(nullptr);
+  return base == nullptr ? Retained<Half>{} : plan(static_cast<char*>(base) + index * bytes);
+}
+
 // What rules with options need besides; all null in plain ones, but for what a norm at depth 1
 // keeps.
 template <typename Half>
@@ -141,8 +187,6 @@ struct OptionBuffers {
   float* drows = nullptr;
   float* row_parts = nullptr;
   float* dinitial_biases = nullptr;
-  float* biases[kStateSlots] = {};
-  float* clamp[kStateSlots] = {};
   Half* kept[kKeptSlots] = {};
 };
 
@@ -163,32 +207,25 @@ OptionBuffers<Half> plan_options(const MemoryScanShape& s, Allotment& a, bool ba
     b.drows = a.take<float>(blocks * kTile);
     b.row_parts = a.take<float>(kRowScaleParts * kTile);
   }
-  for (int i = 0; i < (backward ? kStateSlots : kForwardSlots); ++i) {
-    b.clamp[i] = a.take<float>(blocks * kClampFloats);
-    if (s.biases) b.biases[i] = a.take<float>(blocks * 2 * bias_elements(s));
-  }
   return b;
 }
 
+// `retain`: states, and records where they can be, lie elsewhere.
 template <typename Half>
 struct ForwardBuffers {
   OptionBuffers<Half> options;
-  float* coefficients[kForwardSlots];
-  Half* states[kForwardSlots];
+  StateBuffers<Half> states[kForwardSlots];
   float* carries;  // two, where the caller keeps no checkpoints
   size_t bytes;
 };
 
 template <typename Half>
-ForwardBuffers<Half> plan_forward(const MemoryScanShape& s, void* workspace) {
+ForwardBuffers<Half> plan_forward(const MemoryScanShape& s, bool retain, void* workspace) {
   static_assert(sizeof(Half) == 2);
   Allotment a(workspace);
   const int64_t sequences = s.batch * s.heads, blocks = sequences * segment_chunks(s);
   ForwardBuffers<Half> b;
-  for (int i = 0; i < kForwardSlots; ++i) {
-    b.coefficients[i] = a.take<float>(blocks * kCoefficients);
-    b.states[i] = a.take<Half>(blocks * state_elements(s));
-  }
+  for (int i = 0; !retain && i < kForwardSlots; ++i) b.states[i] = take_states<Half>(s, blocks, a);
   b.carries = a.take<float>(2 * sequences * carry_elements(s));
   b.options = plan_options<Half>(s, a, false);
   b.bytes = a.bytes();
@@ -198,9 +235,8 @@ ForwardBuffers<Half> plan_forward(const MemoryScanShape& s, void* workspace) {
 template <typename Half>
 struct BackwardBuffers {
   OptionBuffers<Half> options;
-  float* coefficients[kStateSlots];
-  Half* states[kStateSlots];
-  Half* kept[kKeptSlots];
+  StateBuffers<Half> states[kStateSlots];
+  Half* kept[kKeptSlots] = {};
   float* carries;     // two states' adjoints, and one state nobody reads
   float* norm_parts;  // [sequences, 64, 2, 64]
   float* norm_reads;  // [sequences, 2, 64]
@@ -208,16 +244,15 @@ struct BackwardBuffers {
 };
 
 template <typename Half>
-BackwardBuffers<Half> plan_backward(const MemoryScanShape& s, void* workspace) {
+BackwardBuffers<Half> plan_backward(const MemoryScanShape& s, bool retained, void* workspace) {
   static_assert(sizeof(Half) == 2);
   Allotment a(workspace);
   const int64_t sequences = s.batch * s.heads, blocks = sequences * segment_chunks(s);
   BackwardBuffers<Half> b;
-  for (int i = 0; i < kStateSlots; ++i) {
-    b.coefficients[i] = a.take<float>(blocks * kCoefficients);
-    b.states[i] = a.take<Half>(blocks * state_elements(s));
-  }
-  for (int i = 0; i < kKeptSlots; ++i) b.kept[i] = a.take<Half>(blocks * record_elements(s));
+  for (int i = 0; !retained && i < kStateSlots; ++i) b.states[i] = take_states<Half>(s, blocks, a);
+  const bool records = !retained || !retains_records(s);
+  for (int i = 0; records && i < kKeptSlots; ++i)
+    b.kept[i] = a.take<Half>(blocks * record_elements(s));
   b.carries = a.take<float>(3 * sequences * carry_elements(s));
   b.norm_parts = a.take<float>(sequences * kTile * 2 * kTile);
   b.norm_reads = a.take<float>(sequences * 2 * kTile);

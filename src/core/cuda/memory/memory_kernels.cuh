@@ -144,16 +144,17 @@ inline constexpr int kX = 2, kSlopeQ = 3;      // fragment, the same; in the end
 inline constexpr int kDz1 = kSlopeQ;           // in the end, as kX
 inline constexpr int kSlopeK = 4, kCurve = 5;  // fragment; curve = U o act''(Z)
 inline constexpr int kPerSlice = 6;
-inline constexpr int kD2 = 24;                       // image
-inline constexpr int kDz2 = 25, kM2 = 26, kR1 = 27;  // fragment; masked products
-inline constexpr int kReads = 25;                    // in the end: images of Q, dZ2
-inline constexpr int kDd2 = 28;                      // image
-inline constexpr int kXhat = 29;                     // fp32 rows [token, f], two tiles
-inline constexpr int kDg = 31;                       // fp32 dL/dG, register order, two
-inline constexpr int kDk = 33;                       // fragment
-inline constexpr int kDh = 34, kDd1 = 38;            // fragment, + slice
-inline constexpr int kDkPart = 42;                   // fragment, + slice
-inline constexpr int kFloats = 46;                   // see below
+inline constexpr int kD2 = 24;             // image
+inline constexpr int kOutput = 25;         // the reads' output, normalised, as kR2
+inline constexpr int kReads = kOutput;     // in the end: images of Q, dZ2
+inline constexpr int kR1 = 27;             // fragment: G o Q K^T
+inline constexpr int kDd2 = 28;            // image
+inline constexpr int kXhat = 29;           // fp32 rows [token, f], two tiles
+inline constexpr int kR2 = 31, kDg = kR2;  // fp32, register order, two: X H^T, in the end dL/dG
+inline constexpr int kDk = 33;             // fragment
+inline constexpr int kDh = 34, kDd1 = 38;  // fragment, + slice
+inline constexpr int kDkPart = 42;         // fragment, + slice
+inline constexpr int kFloats = 46;         // see below
 inline constexpr int kTiles = kWideRecordTiles;
 // Offsets in the tile of floats.
 inline constexpr int kInvDeviation = 0;           // [64], of the keys' layer norm
@@ -162,6 +163,7 @@ inline constexpr int kDa = 192, kDb = 256;        // [64] dL/dA_t, dL/dB_t, read
 inline constexpr int kDgain = 320, kDbias = 384;  // [64] the reads' part
 inline constexpr int kDgRow = 448, kDpRow = 960;  // [8][64]: of g and p, by slice, layer
 inline constexpr int kDots = 1472;                // [32][4]: <dW', W>, <dW', S>, <dS', S>
+inline constexpr int kOutputInvDeviation = 1600;  // [64], of the reads' layer norm
 }  // namespace kept
 
 // The same for chunks of sixteen tokens, in narrow tiles (memory_narrow.cuh): [token, hidden] or
@@ -236,11 +238,11 @@ void launch_scan_states(const CommonParams& p, const MemoryScanCarry& in,
 
 void launch_read(const CommonParams& p, const Rows& y, cudaStream_t stream);
 
-// The reads again, keeping what the backward kernels need, down to the last layer's adjoint.
-void launch_read_keeping(const CommonParams& p, const Rows& dy, const Kept& kept,
+// The same, keeping what the backward kernels need; without y where its data is null.
+void launch_read_keeping(const CommonParams& p, const Rows& y, const Kept& kept,
                          cudaStream_t stream);
 
-// The rest of the reads' adjoint: dq, and what the reads contribute to every other gradient.
+// The reads' adjoint: dq, and what the reads contribute to every other gradient.
 void launch_read_backward(const CommonParams& p, const Rows& dy, const Rows& dq, const Kept& kept,
                           cudaStream_t stream);
 
@@ -278,7 +280,7 @@ void launch_scan_adjoint_options(const CommonParams& p, const MemoryScanCarry& i
                                  const MemoryScanCarry& out, const Rows& dv, const Kept& kept,
                                  float* norm_parts, bool first, cudaStream_t stream);
 void launch_read_options(const CommonParams& p, const Rows& y, cudaStream_t stream);
-void launch_read_keeping_options(const CommonParams& p, const Rows& dy, const Kept& kept,
+void launch_read_keeping_options(const CommonParams& p, const Rows& y, const Kept& kept,
                                  cudaStream_t stream);
 
 // The same for chunks of sixteen tokens. launch_narrow_read_backward also takes the whole adjoint

@@ -11,12 +11,12 @@ void launch_read(const CommonParams& p, const Rows& y, cudaStream_t stream) {
   }
 }
 
-void launch_read_keeping(const CommonParams& p, const Rows& dy, const Kept& kept,
+void launch_read_keeping(const CommonParams& p, const Rows& y, const Kept& kept,
                          cudaStream_t stream) {
   if (p.options.on) {
-    launch_read_keeping_options(p, dy, kept, stream);
+    launch_read_keeping_options(p, y, kept, stream);
   } else {
-    launch<true, false>({p, dy, kept}, stream);
+    launch<true, false>({p, y, kept}, stream);
   }
 }
 

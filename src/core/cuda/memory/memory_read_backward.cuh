@@ -1,6 +1,6 @@
-// The reads' adjoint below the last layer, in parallel over blocks.
+// The reads' adjoint, in parallel over blocks.
 //
-// One warpgroup a block, hidden slice by slice: dX from the last layer's adjoint, through the
+// One warpgroup a block: dy back through the layer norm, then hidden slice by slice dX, through the
 // activation to dZ, and from it this slice's share of dq, of the masked product's adjoint, of the
 // state's and the key side's adjoints. What sums over slices (dq, Q K^T's adjoint) stays in
 // registers. Two CTAs share an SM, but for rules with options, where W_0 is read and gets its
@@ -22,16 +22,15 @@ struct NoStorage {};
 
 template <bool kOptions>
 struct SharedStorage : std::conditional_t<kOptions, InitialStorage, NoStorage> {
-  union {
-    alignas(1024) bf16 weights[4][kTileElements];  // W1, W2^T, S1, S2^T of a slice
-    ChunkGates gates;                              // after the last slice
-  };
-  bf16 h[kTileElements];  // H of the slice, then dZ
-  bf16 d1[kTileElements];
+  alignas(1024) bf16 weights[4][kTileElements];  // W1, W2^T, S1, S2^T of a slice
+  bf16 h[kTileElements];                         // dy; H of the slice, then dZ
+  bf16 d1[kTileElements];                        // G o X H^T; D1 of the slice
   bf16 x[kTileElements];
   bf16 dz[kTileElements];                     // of the last layer
-  bf16 m2[kTileElements], r1[kTileElements];  // masked products [t, s]
-  uint64_t weights_bar, keys_bar;
+  bf16 m2[kTileElements], r1[kTileElements];  // D2, then masked products [t, s]
+  ChunkGates gates;
+  float gain[kTile], parts[2][4 * kTile];
+  uint64_t weights_bar, keys_bar, d2_bar;
 };
 
 struct Params {
@@ -60,14 +59,6 @@ __device__ void load_keys(const Params& p, Storage& s, int block, int slice) {
   mbar_expect(&s.keys_bar, 2 * kTileBytes);
   bulk_load(s.h, p.kept.tile(block, kept::kPerSlice * slice + kept::kH), 2 * kTileBytes,
             &s.keys_bar);
-}
-
-__device__ void scale_rows(Frag& out, const Frag& x, const float (&scale)[2]) {
-#pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    const float2 v = unpack(x[i]);
-    out[i] = pack(scale[i & 1] * v.x, scale[i & 1] * v.y);
-  }
 }
 
 // sum[i] += row sums of a o b over this thread's columns.
@@ -109,6 +100,78 @@ __device__ void initial_adjoint(const Params& p, SharedStorage<true>& s, int blo
   store_fragment(extra.tile(block, extra_kept::kDinitial + 2 * slice + 1), acc2);
 }
 
+// dy, in s.h, back through the layer norm and the last layer's masked product: dZ to s.dz, M to
+// s.m2, and the adjoint of D2 to the record. Begins with G filled and D2 on its way to s.m2.
+template <typename Storage>
+__device__ void last_layer_backward(const Params& p, Storage& s, int block) {
+  const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
+  const int row = 16 * warp + lane / 4, col = 2 * (lane & 3);
+  Acc xhat, acc;
+  Frag frag;
+  load_floats(acc, p.kept.tile(block, kept::kR2));
+  load_floats(xhat, p.kept.tile(block, kept::kOutput));
+  const float* deviations = p.kept.floats(block, kept::kOutputInvDeviation);
+  const float r[2] = {deviations[row], deviations[row + 8]};
+  mask(frag, acc, s.gates, row, col);
+  store_frag(s.d1, frag);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float2 dy = tile_pair(s.h, row + 8 * i, 8 * j + col);
+      acc[4 * j + 2 * i] = dy.x, acc[4 * j + 2 * i + 1] = dy.y;
+    }
+  }
+  column_sums(acc, s.parts[0]);
+  {
+    Acc product;
+#pragma unroll
+    for (int i = 0; i < 32; ++i) product[i] = acc[i] * xhat[i];
+    column_sums(product, s.parts[1]);
+  }
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    const float2 gain = *reinterpret_cast<const float2*>(s.gain + 8 * j + col);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) acc[4 * j + 2 * i] *= gain.x, acc[4 * j + 2 * i + 1] *= gain.y;
+  }
+  project(acc, xhat, r);
+  to_frag(frag, acc);
+  store_frag(s.dz, frag);
+  fence_async();
+  __syncthreads();
+  if (thread < kTile) {
+    const auto sum = [&](const float* x) {
+      return (x[thread] + x[kTile + thread]) + (x[2 * kTile + thread] + x[3 * kTile + thread]);
+    };
+    p.kept.floats(block, kept::kDbias)[thread] = sum(s.parts[0]);
+    p.kept.floats(block, kept::kDgain)[thread] = sum(s.parts[1]);
+  }
+  mbar_wait(&s.d2_bar, 0);
+  wgmma_fence();
+  product<1, false>(acc, frag, s.m2, false);
+  product<-1, true, true>(xhat, s.d1, s.dz, false);
+  wgmma_commit();
+  wgmma_wait<0>();
+  settle(acc), settle(xhat);
+  __syncthreads();  // nobody reads D2 or dy any more
+  mask(frag, acc, s.gates, row, col);
+  store_frag(s.m2, frag);
+  to_frag(frag, xhat);
+  store_frag(s.h, frag);
+  load_floats(xhat, p.kept.tile(block, kept::kR2));
+#pragma unroll
+  for (int i = 0; i < 32; ++i) acc[i] *= -xhat[i];
+  store_floats(p.kept.tile(block, kept::kDg), acc);
+  fence_async();
+  __syncthreads();
+  if (thread == 0) {
+    bulk_store(p.kept.tile(block, kept::kDd2), s.h, kTileBytes);
+    bulk_commit();
+    bulk_wait_read();
+  }
+}
+
 template <bool kOptions>
 __global__ void __launch_bounds__(128, kOptions ? 1 : 2)
     read_backward_kernel(const __grid_constant__ Params p) {
@@ -125,13 +188,23 @@ __global__ void __launch_bounds__(128, kOptions ? 1 : 2)
   if (thread == 0) {
     mbar_init(&s.weights_bar, 1);
     mbar_init(&s.keys_bar, 1);
+    mbar_init(&s.d2_bar, 1);
     mbar_init_fence();
     fence_async();
+    mbar_expect(&s.d2_bar, kTileBytes);
+    bulk_load(s.m2, p.kept.tile(block, kept::kD2), kTileBytes, &s.d2_bar);
     load_weights<kOptions>(p, s, block, 0);
-    load_keys(p, s, block, 0);
   }
+  copy_rows_async(s.h, p.dy.at(seg, sequence, first), p.dy.token_stride, count, thread);
   copy_rows_async(s.x, p.common.q.at(seg, sequence, first), p.common.q.token_stride, count, thread);
   copy_commit();
+  load_gates<kOptions>(s.gates, p.common, sequence, block % seg.chunks, thread);
+  if (thread < kTile) s.gain[thread] = p.common.gain[sequence % seg.heads * kTile + thread];
+  __syncthreads();
+  fill_g(s.gates, warp);
+  copy_wait<0>();
+  __syncthreads();
+  last_layer_backward(p, s, block);
   float decay[2], push[2];  // A_t, B_t
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -142,11 +215,11 @@ __global__ void __launch_bounds__(128, kOptions ? 1 : 2)
   const float towards = kOptions && p.common.options.towards_initial ? 1 : 0;
   const float fade[2] = {towards * (1 - decay[0]), towards * (1 - decay[1])};
   Frag f1, f2, f3;
-  load_fragment(f1, p.kept.tile(block, kept::kM2)), store_frag(s.m2, f1);
   load_fragment(f1, p.kept.tile(block, kept::kR1)), store_frag(s.r1, f1);
-  load_fragment(f1, p.kept.tile(block, kept::kDz2)), store_frag(s.dz, f1);
-  if constexpr (kOptions) scale_rows(f2, f1, fade), store_frag(s.cdz, f2);
-  copy_wait<0>();
+  if constexpr (kOptions) {
+    load_frag(f1, s.dz);
+    scale_rows(f2, f1, fade), store_frag(s.cdz, f2);
+  }
   fence_async();
   __syncthreads();
   // What the state's adjoint needs of the reads, in the place of what has been read.
@@ -159,6 +232,7 @@ __global__ void __launch_bounds__(128, kOptions ? 1 : 2)
     bulk_store(p.kept.tile(block, kept::kReads + 1), s.dz, kTileBytes);
     bulk_commit();
     bulk_wait_read();
+    load_keys(p, s, block, 0);
   }
   __syncthreads();
 
@@ -244,9 +318,6 @@ __global__ void __launch_bounds__(128, kOptions ? 1 : 2)
                   thread);
   copy_rows_async(s.h, p.dy.at(seg, sequence, first), p.dy.token_stride, count, thread);
   copy_commit();
-  load_gates<kOptions>(s.gates, p.common, sequence, block % seg.chunks, thread);
-  __syncthreads();
-  fill_g(s.gates, warp);
   copy_wait<0>();
   fence_async();
   __syncthreads();

@@ -12,10 +12,11 @@
 namespace mnemo::memory {
 namespace {
 
-// kKeep: stops before y and instead keeps every intermediate and takes dy back to the last layer.
-// The activation is a template parameter because ptxas 13.0 lost `masked` after the first slice
-// when the loop held a branch on it. For the same reason kOptions always goes through W_0, with a
-// factor of zero where the rule does not forget towards it.
+// kKeep: keeps every intermediate for the backward pass; y may be null then.
+// Where registers are short ptxas 13.0 writes over a matrix operand that the loop over slices still
+// needs (tests/bench/memory_scan/lost_operands.py finds such places). Hence the activation is a
+// template parameter and no branch in the loop, kOptions always goes through W_0, with a factor of
+// zero where the rule does not forget towards it, and kKeep loads B q in every slice.
 template <bool kKeep, bool kGelu, bool kOptions>
 __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(1024) char raw[];
@@ -59,30 +60,21 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
       p.kept.floats(block, kept::kB)[row + 8 * i] = push[i];
     }
   }
-  const auto load_dy = [&] {
-    __syncthreads();  // q has been read: its tile takes dy
-    copy_rows_async(s.q, p.y.at(seg, sequence, first), p.y.token_stride, count, thread);
-    copy_commit();
-  };
   Acc acc, acc2, y, r2;
   Frag masked;  // G o Q K^T
   Frag aq, bq;  // A_t q_t, B_t q_t
-  load_frag(aq, s.q);
-#pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    const float2 x = unpack(aq[i]);
-    aq[i] = pack(decay[i & 1] * x.x, decay[i & 1] * x.y);
-    bq[i] = pack(push[i & 1] * x.x, push[i & 1] * x.y);
-  }
+  const auto load_queries = [&](Frag& to, const float(&scale)[2]) {
+    load_frag(to, s.q);
+    scale_rows(to, to, scale);
+  };
+  load_queries(aq, decay);
+  if (!kKeep) load_queries(bq, push);
   wgmma_fence();
   product<1, false, false>(acc, s.q, s.k, false);
   wgmma_commit();
   wgmma_wait<0>();
   mask(masked, acc, s.gates, row, col);
-  if (kKeep) {
-    store_fragment(p.kept.tile(block, kept::kR1), masked);
-    if (!kOptions) load_dy();
-  }
+  if (kKeep) store_fragment(p.kept.tile(block, kept::kR1), masked);
 
   // Keys, all slices: the network's output.
   for (int slice = 0; slice < kSlices; ++slice) {
@@ -184,6 +176,7 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
     store_frag(s.h, x);
     to_frag(ax, acc2);
     store_frag(s.d1, ax);
+    if (kKeep) load_queries(bq, push);
     mbar_wait(&s.full[load_s % kStages], load_s / kStages & 1);
     wgmma_fence();
     product<1, false>(acc, aq, w1, false);
@@ -196,12 +189,7 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
     if constexpr (kOptions) {
       float fade[2];
       fade_of(fade, p.common.options, decay);
-      load_frag(cq, s.q);
-#pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        const float2 q = unpack(cq[i]);
-        cq[i] = pack(fade[i & 1] * q.x, fade[i & 1] * q.y);
-      }
+      load_queries(cq, fade);
       mbar_wait(&s.full[load_0 % kStages], load_0 / kStages & 1);
       wgmma_fence();
       product<1, false>(acc, cq, s.stage[load_0 % kStages][0], true);
@@ -255,7 +243,7 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
         if (load + kStages < kLoads<kOptions>) load_stage<kOptions>(p, s, block, load + kStages);
     }
   }
-  if (kKeep && kOptions) load_dy();
+  if (kKeep) store_floats(p.kept.tile(block, kept::kR2), r2);
   mask(masked, r2, s.gates, row, col);
   wgmma_fence();
   product<-1, true>(y, masked, s.d2, true);
@@ -263,27 +251,31 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
   wgmma_wait<0>();
   float r[2];
   normalize(y, p.common.epsilon, r);
-  if constexpr (kKeep) {
-    last_layer_backward(p, s, block, y, r, r2, masked);
-  } else {
-    Frag out;
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const float2 gain = *reinterpret_cast<const float2*>(s.gain + 8 * j + col);
-      const float2 bias = *reinterpret_cast<const float2*>(s.bias + 8 * j + col);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        float2 query = tile_pair(s.q, row + 8 * i, 8 * j + col);
-        if (!p.common.residual) query = make_float2(0, 0);
-        const float* x = y + 4 * j + 2 * i;
-        out[2 * j + i] =
-            pack(fmaf(gain.x, x[0], bias.x) + query.x, fmaf(gain.y, x[1], bias.y) + query.y);
-      }
+  if (kKeep) {
+    store_floats(p.kept.tile(block, kept::kOutput), y);
+    if ((lane & 3) == 0) {
+      p.kept.floats(block, kept::kOutputInvDeviation)[row] = r[0];
+      p.kept.floats(block, kept::kOutputInvDeviation)[row + 8] = r[1];
     }
-    store_frag(s.h, out);
-    __syncthreads();
-    write_rows(p.y.at(seg, sequence, first), p.y.token_stride, s.h, count, thread);
+    if (p.y.data == nullptr) return;
   }
+  Frag out;
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    const float2 gain = *reinterpret_cast<const float2*>(s.gain + 8 * j + col);
+    const float2 bias = *reinterpret_cast<const float2*>(s.bias + 8 * j + col);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float2 query = tile_pair(s.q, row + 8 * i, 8 * j + col);
+      if (!p.common.residual) query = make_float2(0, 0);
+      const float* x = y + 4 * j + 2 * i;
+      out[2 * j + i] =
+          pack(fmaf(gain.x, x[0], bias.x) + query.x, fmaf(gain.y, x[1], bias.y) + query.y);
+    }
+  }
+  store_frag(s.h, out);
+  __syncthreads();
+  write_rows(p.y.at(seg, sequence, first), p.y.token_stride, s.h, count, thread);
 }
 
 template <bool kKeep, bool kGelu, bool kOptions>

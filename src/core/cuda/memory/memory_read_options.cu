@@ -7,9 +7,9 @@ void launch_read_options(const CommonParams& p, const Rows& y, cudaStream_t stre
   launch<false, true>({p, y, {nullptr}}, stream);
 }
 
-void launch_read_keeping_options(const CommonParams& p, const Rows& dy, const Kept& kept,
+void launch_read_keeping_options(const CommonParams& p, const Rows& y, const Kept& kept,
                                  cudaStream_t stream) {
-  launch<true, true>({p, dy, kept}, stream);
+  launch<true, true>({p, y, kept}, stream);
 }
 
 }  // namespace mnemo::memory

@@ -60,6 +60,31 @@ __device__ inline void project(Acc& y, const Acc& xhat, const float (&r)[2]) {
   }
 }
 
+// A product in global memory in fp32, in register order; two tiles.
+__device__ inline void store_floats(bf16* to, const Acc& x) {
+  float4* p = reinterpret_cast<float4*>(to) + (threadIdx.x & 127);
+#pragma unroll
+  for (int j = 0; j < 8; ++j)
+    p[128 * j] = make_float4(x[4 * j], x[4 * j + 1], x[4 * j + 2], x[4 * j + 3]);
+}
+__device__ inline void load_floats(Acc& x, const bf16* from) {
+  const float4* p = reinterpret_cast<const float4*>(from) + (threadIdx.x & 127);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    const float4 v = p[128 * j];
+    x[4 * j] = v.x, x[4 * j + 1] = v.y, x[4 * j + 2] = v.z, x[4 * j + 3] = v.w;
+  }
+}
+
+// scale[i] times row i of a thread's two.
+__device__ inline void scale_rows(Frag& out, const Frag& x, const float (&scale)[2]) {
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float2 v = unpack(x[i]);
+    out[i] = pack(scale[i & 1] * v.x, scale[i & 1] * v.y);
+  }
+}
+
 // Adds four floats to global memory without waiting; 16-byte aligned. One thread's additions to one
 // address happen in its order.
 __device__ inline void add_floats(float* to, const float (&x)[4]) {

@@ -59,9 +59,10 @@ Segment segment_at(const MemoryScanShape& s, int64_t index) {
           s.chunk};
 }
 
-// Segment `index`, whose states lie in `slot`.
+// Of segment `index`.
 template <typename Args>
-Options options_at(const Args& args, const OptionBuffers<bf16>& b, int64_t index, int slot) {
+Options options_at(const Args& args, const OptionBuffers<bf16>& b, const StateBuffers<bf16>& states,
+                   int64_t index) {
   const MemoryScanShape& s = args.shape;
   Options o;
   o.kept = {b.kept[index % kKeptSlots]};
@@ -77,13 +78,37 @@ Options options_at(const Args& args, const OptionBuffers<bf16>& b, int64_t index
   o.biases = s.biases;
   o.initial_c1 = args.initial.c1;
   o.initial_c2 = args.initial.c2;
-  o.bias_states = b.biases[slot];
+  o.bias_states = states.biases;
   o.dinitial_biases = b.dinitial_biases;
   o.chunks = chunk_count(s);
   o.first_chunk = index * segment_chunks(s);
-  o.clamp = b.clamp[slot];
+  o.clamp = states.clamp;
   o.dinitial = b.dinitial;
   return o;
+}
+
+template <typename Args>
+CommonParams common_params(const Args& args, const OptionBuffers<bf16>& options,
+                           const StateBuffers<bf16>& states, int64_t index) {
+  const MemoryScanShape& shape = args.shape;
+  return {segment_at(shape, index),
+          to_rows(args.q),
+          to_rows(args.k),
+          to_rows(args.v),
+          args.gates,
+          shape.norm ? args.norm_gain : nullptr,
+          args.norm_bias,
+          states.coefficients,
+          states.states,
+          shape.epsilon,
+          shape.residual,
+          shape.gelu,
+          options_at(args, options, states, index)};
+}
+
+Retained<bf16> retained_at(const MemoryScanShape& shape, void* base, int64_t index) {
+  size_t bytes;
+  return plan_retained<bf16>(shape, base, index, bytes);
 }
 
 const char* last_error() {
@@ -120,21 +145,24 @@ void scan_states(Kind kind, const CommonParams& p, const MemoryScanCarry& in,
   launch(p, in, out, stream);
 }
 
-void read(Kind kind, const CommonParams& p, const Rows& y, cudaStream_t stream) {
+// With the segment's record, if it is to be retained.
+void read(Kind kind, const CommonParams& p, const Rows& y, bf16* record, cudaStream_t stream) {
+  if (record != nullptr) return launch_read_keeping(p, y, {record}, stream);
   const auto launch = kind == Kind::kFlat     ? launch_flat_read
                       : kind == Kind::kNarrow ? launch_narrow_read
                                               : launch_read;
   launch(p, y, stream);
 }
 
+// `again`: the record is still to be made.
 void read_backward(Kind kind, const CommonParams& p, const Rows& dy, const Rows& dq, bf16* record,
-                   cudaStream_t stream) {
+                   bool again, cudaStream_t stream) {
   if (kind == Kind::kFlat) {
     launch_flat_read_backward(p, dy, dq, {record}, stream);
   } else if (kind == Kind::kNarrow) {
     launch_narrow_read_backward(p, dy, dq, {record}, stream);
   } else {
-    launch_read_keeping(p, dy, {record}, stream);
+    if (again) launch_read_keeping(p, {}, {record}, stream);
     launch_read_backward(p, dy, dq, {record}, stream);
     if (p.options.clamps()) launch_clamp_keys(p, {record}, stream);
   }
@@ -144,7 +172,8 @@ const char* forward(const MemoryScanForwardArgs& args, cudaStream_t stream) {
   const MemoryScanShape& shape = args.shape;
   const int64_t sequences = shape.batch * shape.heads, segments = segment_count(shape);
   const int64_t carry = sequences * carry_elements(shape);
-  const auto b = plan_forward<bf16>(shape, args.workspace);
+  const bool retain = args.retained != nullptr;
+  const auto b = plan_forward<bf16>(shape, retain, args.workspace);
   const auto carry_before = [&](int64_t i) {
     if (i == segments) return args.carry_out;
     if (args.checkpoints != nullptr) return carry_at(shape, args.checkpoints + i * carry);
@@ -165,27 +194,16 @@ const char* forward(const MemoryScanForwardArgs& args, cudaStream_t stream) {
   begun.make(0, stream);
   begun.await(0, side);
   for (int64_t i = 0; i < segments; ++i) {
-    const int slot = i % kForwardSlots;
-    CommonParams p{segment_at(shape, i),
-                   to_rows(args.q),
-                   to_rows(args.k),
-                   to_rows(args.v),
-                   args.gates,
-                   shape.norm ? args.norm_gain : nullptr,
-                   args.norm_bias,
-                   b.coefficients[slot],
-                   b.states[slot],
-                   shape.epsilon,
-                   shape.residual,
-                   shape.gelu,
-                   options_at(args, b.options, i, slot)};
+    const Retained<bf16> retained = retained_at(shape, args.retained, i);
+    CommonParams p =
+        common_params(args, b.options, retain ? retained.states : b.states[i % kForwardSlots], i);
     p.options.clamp_hits = b.options.clamp_hits;
-    reads.await(i - kForwardSlots, stream);
-    launch_gate_coefficients(p, b.coefficients[slot], stream);
+    if (!retain) reads.await(i - kForwardSlots, stream);
+    launch_gate_coefficients(p, const_cast<float*>(p.coefficients), stream);
     scan_states(kind_of(shape), p, carry_before(i), carry_before(i + 1), stream);
     scanned.make(i, stream);
     scanned.await(i, side);
-    read(kind_of(shape), p, to_rows(args.y), side);
+    read(kind_of(shape), p, to_rows(args.y), retained.record, side);
     reads.make(i, side);
     if (const char* e = last_error()) return e;
   }
@@ -199,7 +217,8 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
   const int64_t segments = segment_count(shape);
   const int64_t carry_size = shape.batch * shape.heads * carry_elements(shape);
   const Kind kind = kind_of(shape);
-  const auto b = plan_backward<bf16>(shape, args.workspace);
+  const bool retained = args.retained != nullptr;
+  const auto b = plan_backward<bf16>(shape, retained, args.workspace);
   const auto carry = [&](int64_t i) { return carry_at(shape, b.carries + i * carry_size); };
   const Rows dy = to_rows(args.dy), dv = to_rows(args.dv);
   // Three stages, each a segment ahead of the next: states again, reads and their adjoint, the
@@ -223,40 +242,34 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
   begun.await(0, scan_stream);
   begun.await(0, read_stream);
   const auto params = [&](int64_t i) {
-    const int slot = i % kStateSlots;
-    return CommonParams{segment_at(shape, i),
-                        to_rows(args.q),
-                        to_rows(args.k),
-                        to_rows(args.v),
-                        args.gates,
-                        shape.norm ? args.norm_gain : nullptr,
-                        args.norm_bias,
-                        b.coefficients[slot],
-                        b.states[slot],
-                        shape.epsilon,
-                        shape.residual,
-                        shape.gelu,
-                        options_at(args, b.options, i, slot)};
+    return common_params(
+        args, b.options,
+        retained ? retained_at(shape, args.retained, i).states : b.states[i % kStateSlots], i);
+  };
+  const auto record_of = [&](int64_t i) {
+    bf16* record = retained_at(shape, args.retained, i).record;
+    return record != nullptr ? record : b.kept[i % kKeptSlots];
   };
   const auto scan = [&](int64_t i) {
     const CommonParams p = params(i);
     float* checkpoint = const_cast<float*>(args.checkpoints) + i * carry_size;
     done.await(i + kStateSlots, scan_stream);
-    launch_gate_coefficients(p, b.coefficients[i % kStateSlots], scan_stream);
+    launch_gate_coefficients(p, const_cast<float*>(p.coefficients), scan_stream);
     scan_states(kind, p, carry_at(shape, checkpoint), carry(2), scan_stream);
     scanned.make(i, scan_stream);
   };
   const auto read_back = [&](int64_t i) {
     const CommonParams p = params(i);
-    bf16* record = b.kept[i % kKeptSlots];
+    bf16* record = record_of(i);
+    const bool again = record == b.kept[i % kKeptSlots];
     scanned.await(i, read_stream);
     done.await(i + kKeptSlots, read_stream);
-    read_backward(kind, p, dy, to_rows(args.dq), record, read_stream);
+    read_backward(kind, p, dy, to_rows(args.dq), record, again, read_stream);
     read.make(i, read_stream);
   };
   const auto adjoint = [&](int64_t i) {
     const CommonParams p = params(i);
-    bf16* record = b.kept[i % kKeptSlots];
+    bf16* record = record_of(i);
     const bool first = i + 1 == segments;
     const MemoryScanCarry from = first ? args.dcarry_out : carry((i + 1) % 2);
     const MemoryScanCarry to = i == 0 ? args.dcarry_in : carry(i % 2);
@@ -276,7 +289,7 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
     done.make(i, stream);
   };
   for (int64_t i = segments - 1; i >= -2; --i) {  // in the order in which one stream would need it
-    if (i >= 0) scan(i);
+    if (i >= 0 && !retained) scan(i);
     if (i + 1 < segments && i + 1 >= 0) read_back(i + 1);
     if (i + 2 < segments) adjoint(i + 2);
     if (const char* e = last_error()) return e;
@@ -307,12 +320,18 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
 
 bool MemoryScanSupports(const MemoryScanShape& shape) { return memory::supports(shape); }
 
-size_t MemoryScanForwardWorkspace(const MemoryScanShape& shape) {
-  return memory::plan_forward<memory::bf16>(shape, nullptr).bytes;
+size_t MemoryScanForwardWorkspace(const MemoryScanShape& shape, bool retain) {
+  return memory::plan_forward<memory::bf16>(shape, retain, nullptr).bytes;
 }
 
-size_t MemoryScanBackwardWorkspace(const MemoryScanShape& shape) {
-  return memory::plan_backward<memory::bf16>(shape, nullptr).bytes;
+size_t MemoryScanBackwardWorkspace(const MemoryScanShape& shape, bool retain) {
+  return memory::plan_backward<memory::bf16>(shape, retain, nullptr).bytes;
+}
+
+size_t MemoryScanRetainedBytes(const MemoryScanShape& shape) {
+  size_t bytes;
+  memory::plan_retained<memory::bf16>(shape, nullptr, 0, bytes);
+  return memory::segment_count(shape) * bytes;
 }
 
 size_t MemoryScanCheckpointBytes(const MemoryScanShape& shape) {

@@ -104,11 +104,15 @@ struct MemoryScanForwardArgs {
   const float* resets = nullptr;     // [batch, chunks], not 0 where a chunk begins at W_0; or null
   const float* row_scale = nullptr;  // [chunk], the learned part of r; null without it
   MemoryScanCarry carry_in;
-  MemoryScanRows y;              // out
-  MemoryScanCarry carry_out;     // out; may not alias carry_in
-  float* clamp_hits = nullptr;   // out [1]: how many tokens had |u| > clamp; or null
-  void* workspace = nullptr;     // MemoryScanForwardWorkspace bytes, 1024-byte aligned
-  float* checkpoints = nullptr;  // out, MemoryScanCheckpointBytes; null when no backward follows
+  MemoryScanRows y;             // out
+  MemoryScanCarry carry_out;    // out; may not alias carry_in
+  float* clamp_hits = nullptr;  // out [1]: how many tokens had |u| > clamp; or null
+  void* workspace = nullptr;    // MemoryScanForwardWorkspace bytes, 1024-byte aligned
+  // At most one of the two; neither when no backward follows. A checkpoint is a state now and then,
+  // from which backward computes all else again; what is retained is every chunk's state and, at
+  // depth 2 but for plain rules in chunks of sixteen, all that backward needs of the reads.
+  float* checkpoints = nullptr;  // out, MemoryScanCheckpointBytes
+  void* retained = nullptr;      // out, MemoryScanRetainedBytes, 1024-byte aligned
   CUstream_st* side_stream = nullptr;
 };
 
@@ -121,7 +125,8 @@ struct MemoryScanBackwardArgs {
   MemoryScanInitial initial;
   const float* resets = nullptr;
   const float* row_scale = nullptr;
-  const float* checkpoints = nullptr;  // as the forward pass left them
+  const float* checkpoints = nullptr;  // as the forward pass left them, or:
+  void* retained = nullptr;            // the same; used up, so that there is one backward pass
   MemoryScanRows dy;
   MemoryScanCarry dcarry_out;   // adjoint of carry_out
   MemoryScanRows dq, dk, dv;    // out
@@ -138,9 +143,11 @@ struct MemoryScanBackwardArgs {
 // Whether these kernels cover the shape. Everything below requires that they do.
 bool MemoryScanSupports(const MemoryScanShape& shape);
 
-size_t MemoryScanForwardWorkspace(const MemoryScanShape& shape);
-size_t MemoryScanBackwardWorkspace(const MemoryScanShape& shape);
+// `retain`: with what the forward pass retains, which saves most of the workspace.
+size_t MemoryScanForwardWorkspace(const MemoryScanShape& shape, bool retain);
+size_t MemoryScanBackwardWorkspace(const MemoryScanShape& shape, bool retain);
 size_t MemoryScanCheckpointBytes(const MemoryScanShape& shape);
+size_t MemoryScanRetainedBytes(const MemoryScanShape& shape);
 
 // Null on success, else the CUDA runtime's message; outputs are then undefined.
 const char* MemoryScanForward(const MemoryScanForwardArgs& args, CUstream_st* stream);
