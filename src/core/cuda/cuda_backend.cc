@@ -41,10 +41,12 @@ CudaDevice::CudaDevice(int index) : index_(index) {
   const cuda::DeviceProperties properties = cuda::OpenDevice(index);
   multiprocessors_ = properties.multiprocessors;
   Use();
-  MNEMO_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-  for (cudaStream_t& stream : side_streams_) {
-    MNEMO_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  }
+  int last = 0, first = 0;
+  MNEMO_CUDA(cudaDeviceGetStreamPriorityRange(&last, &first));
+  const auto create = [](cudaStream_t& stream, int priority) {
+    MNEMO_CUDA(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, priority));
+  };
+  create(stream_, first), create(beside_, first), create(behind_, last);
   MNEMO_CUDA(cudaMalloc(&workspace_, cuda::MatrixProducts::kWorkspaceBytes));
   arena_ = std::make_unique<Arena>(fmt::format("cuda:{}", index), DriverMemory());
   ring_ = std::make_unique<cuda::PinnedRing>();
@@ -59,8 +61,7 @@ CudaDevice::~CudaDevice() {
   ring_.reset();
   arena_.reset();
   cudaFree(workspace_);
-  for (const cudaStream_t stream : side_streams_) cudaStreamDestroy(stream);
-  cudaStreamDestroy(stream_);
+  for (const cudaStream_t stream : {stream_, beside_, behind_}) cudaStreamDestroy(stream);
 }
 
 void CudaDevice::Use() const {

@@ -53,11 +53,12 @@ class CudaDevice final : public Backend {
              const Tensor& first_moment, const Tensor& second_moment) override;
   std::vector<double> SquaredNorms(std::span<const Tensor> tensors) override;
 
-  // For kernels of fused ops, through CudaScratch: the device's stream, and streams for work beside
-  // it. Whoever uses a side stream lets it wait for stream() first and stream() for it in the end.
-  static constexpr int kSideStreams = 2;
+  // For kernels of fused ops, through CudaScratch: the device's stream, one as urgent for work
+  // beside it, and one for work that fills what both leave idle. Whoever uses a side stream lets it
+  // wait for stream() first and stream() for it in the end.
   cudaStream_t stream() const { return stream_; }
-  cudaStream_t side_stream(int i) const { return side_streams_[i]; }
+  cudaStream_t stream_beside() const { return beside_; }
+  cudaStream_t stream_behind() const { return behind_; }
   int index() const { return index_; }
   int multiprocessors() const { return multiprocessors_; }
 
@@ -71,8 +72,7 @@ class CudaDevice final : public Backend {
  private:
   const int index_;
   int multiprocessors_ = 0;
-  cudaStream_t stream_ = nullptr;
-  cudaStream_t side_streams_[kSideStreams] = {};
+  cudaStream_t stream_ = nullptr, beside_ = nullptr, behind_ = nullptr;
   void* workspace_ = nullptr;  // of products; not the arena's
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<cuda::PinnedRing> ring_;

@@ -153,7 +153,7 @@ MemoryScanResult Forward(const MemoryScanPiece& piece, const Tensor& y, Tensor* 
   args.carry_in = carry_in.pointers();
   args.y = Rows(y);
   args.carry_out = carry_out.pointers();
-  args.side_stream = device.side_stream(0);
+  args.side_stream = device.stream_behind();
   if (saved != nullptr) {
     *saved = MemoryScanSaved::Empty(args.shape, q.device());
     args.checkpoints = MemoryScanSaved(*saved).checkpoints();
@@ -220,8 +220,8 @@ void Backward(const MemoryScanPiece& piece, const Tensor& saved, const Tensor& d
   args.dcarry_in = dcarry_in.pointers();
   args.workspace = Workspace(scratch.launch(),
                              MemoryScanBackwardWorkspace(args.shape, args.retained != nullptr));
-  args.side_streams[0] = device.side_stream(0);
-  args.side_streams[1] = device.side_stream(1);
+  args.side_streams[0] = device.stream_beside();
+  args.side_streams[1] = device.stream_behind();
   Check(MemoryScanBackward(args, scratch.launch().stream), "the memory scan's backward pass");
 
   const int order[] = {0, 2, 1, 3};

@@ -18,7 +18,7 @@
 // may come from any thread, and buffers must live until the stream has passed them. Side streams
 // are optional: work that may run beside the rest goes there, begins after what `stream` held at
 // the call, and is done before what `stream` gets after it. They help where batch * heads is
-// small, and best with a lower priority than `stream`.
+// small, and best where forward's, and backward's second, have a lower priority than `stream`.
 // Two runs on the same inputs give the same bits.
 #pragma once
 
