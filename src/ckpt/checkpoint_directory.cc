@@ -178,23 +178,6 @@ absl::StatusOr<std::string> FindCheckpoint(FileSystem& fs, const std::string& pa
   return absl::NotFoundError(message);
 }
 
-absl::StatusOr<std::vector<std::string>> PruneCheckpoints(FileSystem& fs,
-                                                          const std::string& checkpoints,
-                                                          int keep) {
-  if (keep < 1) return InvalidArgument("at least one checkpoint must be kept, not {}", keep);
-  std::vector<CheckpointEntry> entries;
-  MNEMO_ASSIGN_OR_RETURN(entries, ListCheckpoints(fs, checkpoints));
-  std::vector<std::string> removed;
-  int kept = 0;
-  for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
-    if (entry->state == CheckpointState::kDamaged || entry->name.temporary) continue;
-    if (entry->state == CheckpointState::kWhole && kept++ < keep) continue;
-    MNEMO_RETURN_IF_ERROR(RemoveCheckpoint(fs, entry->path));
-    removed.push_back(entry->path);
-  }
-  return removed;
-}
-
 absl::Status RemoveLeftovers(FileSystem& fs, const std::string& checkpoints) {
   std::vector<std::string> names;
   MNEMO_ASSIGN_OR_RETURN(names, fs.List(checkpoints));

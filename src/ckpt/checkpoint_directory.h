@@ -68,12 +68,6 @@ absl::StatusOr<std::string> FindCheckpoints(FileSystem& fs, const std::string& p
 // none; the message says what is damaged.
 absl::StatusOr<std::string> FindCheckpoint(FileSystem& fs, const std::string& path);
 
-// Removes all whole checkpoints but the newest `keep` (at least 1), and leftovers that are not
-// temporary; damaged ones stay. The manifest goes first, so that one that is half removed is not
-// taken for whole. Returns the paths of what was removed.
-absl::StatusOr<std::vector<std::string>> PruneCheckpoints(FileSystem& fs,
-                                                          const std::string& checkpoints, int keep);
-
 // Removes every leftover. Not while a checkpoint is being written there.
 absl::Status RemoveLeftovers(FileSystem& fs, const std::string& checkpoints);
 

@@ -12,6 +12,7 @@
 #include "src/ckpt/checkpoint_difference.h"
 #include "src/ckpt/checkpoint_directory.h"
 #include "src/ckpt/checkpoint_reader.h"
+#include "src/ckpt/checkpoint_retention.h"
 #include "src/ckpt/manifest.h"
 #include "src/cli/command.h"
 #include "src/core/config_text.h"
@@ -25,9 +26,8 @@ using Json = nlohmann::ordered_json;
 struct CkptFlags {
   std::string path, other;
   bool json = false, tensors = false, config = false;
-  int keep = 0;
-  int64_t every = 0;
-  bool damaged = false, dry_run = false;
+  RetentionRule rule;
+  bool dry_run = false;
 };
 
 std::string Megabytes(int64_t bytes) {
@@ -50,6 +50,15 @@ const char* Name(CheckpointState state) {
   return "";
 }
 
+// Where it was measured.
+void AddLoss(const v1::TrainingState& training, Json& json) {
+  if (training.has_evaluation_loss()) json["evaluation_loss"] = training.evaluation_loss();
+}
+std::string LossText(const v1::TrainingState& training) {
+  if (!training.has_evaluation_loss()) return "";
+  return fmt::format(", held-out loss {:.4f}", training.evaluation_loss());
+}
+
 absl::Status List(const CkptFlags& flags) {
   FileSystem& fs = FileSystem::Posix();
   MNEMO_ASSIGN_OR_RETURN(const std::string checkpoints, FindCheckpoints(fs, flags.path));
@@ -65,14 +74,16 @@ absl::Status List(const CkptFlags& flags) {
         json["created"] = TimeText(manifest.created_unix_seconds());
         json["files"] = manifest.files_size();
         json["bytes"] = CheckpointBytes(manifest);
+        AddLoss(manifest.training(), json);
       } else {
         json["problem"] = entry.problem.message();
       }
       continue;
     }
     const std::string facts =
-        whole ? fmt::format("{}  {} in {} files", TimeText(manifest.created_unix_seconds()),
-                            Megabytes(CheckpointBytes(manifest)), manifest.files_size())
+        whole ? fmt::format("{}  {} in {} files{}", TimeText(manifest.created_unix_seconds()),
+                            Megabytes(CheckpointBytes(manifest)), manifest.files_size(),
+                            LossText(manifest.training()))
               : std::string(entry.problem.message());
     fmt::print("{:<24} {:<8}  {}\n", ToString(entry.name), Name(entry.state), facts);
   }
@@ -89,13 +100,15 @@ int64_t BytesOf(const v1::CheckpointTensor& tensor) {
 }
 
 Json TrainingJson(const v1::TrainingState& training) {
-  return {{"step", training.step()},
-          {"updates", training.updates()},
-          {"skipped", training.skipped()},
-          {"seed", training.seed()},
-          {"tokens_seen", training.tokens_seen()},
-          {"next_sample", training.next_sample()},
-          {"finished", training.finished()}};
+  Json json = {{"step", training.step()},
+               {"updates", training.updates()},
+               {"skipped", training.skipped()},
+               {"seed", training.seed()},
+               {"tokens_seen", training.tokens_seen()},
+               {"next_sample", training.next_sample()},
+               {"finished", training.finished()}};
+  AddLoss(training, json);
+  return json;
 }
 
 void ShowJson(const CheckpointReader& reader) {
@@ -130,9 +143,9 @@ void ShowText(const CheckpointReader& reader, bool tensors) {
   fmt::print("{}\n", reader.directory());
   fmt::print("  format version {}, written {} by {}\n", manifest.format_version(),
              TimeText(manifest.created_unix_seconds()), manifest.writer());
-  fmt::print("  step {}: {} updates, {} skipped, {} tokens seen, seed {}{}\n", training.step(),
+  fmt::print("  step {}: {} updates, {} skipped, {} tokens seen, seed {}{}{}\n", training.step(),
              training.updates(), training.skipped(), training.tokens_seen(), training.seed(),
-             training.finished() ? ", finished" : "");
+             LossText(training), training.finished() ? ", finished" : "");
   fmt::print("  mesh dp {}, sp {}, tp {}; {} in {} files\n", mesh.dp(), mesh.sp(), mesh.tp(),
              Megabytes(CheckpointBytes(manifest)), manifest.files_size());
   struct Group {
@@ -265,40 +278,20 @@ absl::Status Diff(const CkptFlags& flags) {
   return FailedPrecondition("{} and {} differ", first, second);
 }
 
-// Those that a rule removes, the newest first. What is being saved at this moment is left alone.
-std::vector<CheckpointEntry> ToRemove(const std::vector<CheckpointEntry>& entries,
-                                      const CkptFlags& flags) {
-  std::vector<CheckpointEntry> list;
-  int kept = 0;
-  for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
-    if (entry->name.temporary) continue;
-    if (entry->state == CheckpointState::kDamaged) {
-      const bool proven =
-          absl::IsDataLoss(entry->problem) || absl::IsFailedPrecondition(entry->problem);
-      if (!flags.damaged || !proven) continue;  // what cannot be read now may be whole
-    }
-    if (entry->state == CheckpointState::kWhole) {
-      const bool stays = flags.every > 0 && entry->name.step % flags.every == 0;
-      if (kept++ < flags.keep || stays) continue;
-    }
-    list.push_back(*entry);
-  }
-  return list;
-}
-
 absl::Status Prune(const CkptFlags& flags) {
   FileSystem& fs = FileSystem::Posix();
   MNEMO_ASSIGN_OR_RETURN(const std::string checkpoints, FindCheckpoints(fs, flags.path));
   MNEMO_ASSIGN_OR_RETURN(const auto entries, ListCheckpoints(fs, checkpoints));
+  MNEMO_ASSIGN_OR_RETURN(const auto superfluous, FindSuperfluous(entries, flags.rule));
   Json removed = Json::array();
   int64_t bytes = 0;
-  for (const CheckpointEntry& entry : ToRemove(entries, flags)) {
-    if (!flags.dry_run) MNEMO_RETURN_IF_ERROR(RemoveCheckpoint(fs, entry.path));
-    removed.push_back(entry.path);
-    bytes += CheckpointBytes(entry.manifest);
+  for (const CheckpointEntry* entry : superfluous) {
+    if (!flags.dry_run) MNEMO_RETURN_IF_ERROR(RemoveCheckpoint(fs, entry->path));
+    removed.push_back(entry->path);
+    bytes += CheckpointBytes(entry->manifest);
     if (!flags.json) {
-      fmt::print("{}{} ({})\n", flags.dry_run ? "would remove " : "removed ", entry.path,
-                 Name(entry.state));
+      fmt::print("{}{} ({})\n", flags.dry_run ? "would remove " : "removed ", entry->path,
+                 Name(entry->state));
     }
   }
   if (flags.json) {
@@ -347,14 +340,16 @@ void AddCkptCommand(CLI::App& app, Action& chosen) {
       ckpt, "prune",
       "Remove whole checkpoints beyond those that are to stay, and half removed ones.",
       "A run, or a directory of checkpoints", Prune, flags, chosen);
-  prune->add_option("--keep", flags->keep, "How many of the newest stay")
+  prune->add_option("--keep", flags->rule.last, "How many of the newest stay")
       ->required()
       ->check(CLI::Range(1, 1'000'000))
       ->type_name("N");
-  prune->add_option("--every", flags->every, "Steps whose multiples stay as well; 0: none")
+  prune->add_option("--every", flags->rule.every, "Steps whose multiples stay as well; 0: none")
       ->check(CLI::NonNegativeNumber)
       ->type_name("K");
-  prune->add_flag("--damaged", flags->damaged,
+  prune->add_flag("--best", flags->rule.best,
+                  "The one with the least held-out loss stays as well, of those that have one");
+  prune->add_flag("--damaged", flags->rule.damaged,
                   "Remove those that are damaged, or of another format version, as well");
   prune->add_flag("--dry-run", flags->dry_run, "Only say what would be removed");
 }

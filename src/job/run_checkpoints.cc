@@ -1,8 +1,6 @@
 #include "src/job/run_checkpoints.h"
 
-#include <algorithm>
-
-#include "src/ckpt/checkpoint_directory.h"
+#include "src/ckpt/checkpoint_retention.h"
 #include "src/core/log.h"
 #include "src/core/status.h"
 #include "src/job/training_checkpoint.h"
@@ -12,6 +10,18 @@ namespace mnemo {
 bool RunCheckpoints::Due() const {
   const int64_t every = trainer_.config().train().checkpoint_every();
   return every > 0 && trainer_.step() % every == 0;
+}
+
+bool RunCheckpoints::DueByClock() const {
+  const double minutes = trainer_.config().train().checkpoint_minutes();
+  return minutes > 0 && trainer_.ranks().first() &&
+         Clock::now() - last_save_ >= std::chrono::duration<double, std::ratio<60>>(minutes);
+}
+
+void RunCheckpoints::NoteLoss() {
+  v1::TrainingState& state = *options_.about.mutable_training();
+  state.clear_evaluation_loss();
+  if (evaluated_.first == trainer_.step()) state.set_evaluation_loss(evaluated_.second);
 }
 
 absl::Status RunCheckpoints::CountTokens() {
@@ -26,10 +36,12 @@ absl::Status RunCheckpoints::CountTokens() {
 absl::Status RunCheckpoints::Save() {
   const int64_t step = trainer_.step();
   if (saved_step_ == step) return absl::OkStatus();
+  last_save_ = Clock::now();
   const bool first = trainer_.ranks().first();
   if (const absl::Status counted = first ? CountTokens() : absl::OkStatus(); !counted.ok()) {
     LogWarning("tokens_seen lacks some steps: {}", std::string(counted.message()));
   }
+  NoteLoss();
   const absl::StatusOr<std::string> saved =
       SaveTraining(*options_.fs, options_.directory, options_.about, trainer_);
   v1::CheckpointReport report;
@@ -48,8 +60,8 @@ absl::Status RunCheckpoints::Save() {
 }
 
 void RunCheckpoints::Prune() const {
-  const int keep = std::max(1, trainer_.config().train().checkpoint_keep());
-  const auto removed = PruneCheckpoints(*options_.fs, options_.directory, keep);
+  const auto removed =
+      PruneCheckpoints(*options_.fs, options_.directory, RetentionOf(trainer_.config().train()));
   if (!removed.ok()) {
     LogWarning("cannot remove old checkpoints: {}", std::string(removed.status().message()));
   }

@@ -1,9 +1,11 @@
 // When a training run saves, and what becomes of the result.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "mnemo/v1/checkpoint.pb.h"
@@ -36,16 +38,23 @@ class RunCheckpoints {
 
   // By train.checkpoint_every.
   bool Due() const;
-  // Saves this moment's step, unless that has been done, and removes old checkpoints beyond
-  // train.checkpoint_keep. A save that fails is the result, on all ranks, and changes nothing: the
-  // run can go on. Where the ranks cannot talk any more they are aborted.
+  // By train.checkpoint_minutes since the last save or the start. Never on other ranks than the
+  // first: its clock counts, and the others have to be told.
+  bool DueByClock() const;
+  // The held-out loss after the step at hand: a save of this step keeps it.
+  void Evaluated(double loss) { evaluated_ = {trainer_.step(), loss}; }
+  // Saves this moment's step, unless that has been done, and removes old checkpoints that
+  // RetentionOf does not keep. A save that fails is the result, on all ranks, and changes nothing:
+  // the run can go on. Where the ranks cannot talk any more they are aborted.
   absl::Status Save();
   int64_t saved_step() const { return saved_step_; }  // of the newest checkpoint; 0: none
   // The newest one's directory, if this run has written one.
   const std::string& newest() const { return newest_; }
 
  private:
+  using Clock = std::chrono::steady_clock;
   absl::Status CountTokens();
+  void NoteLoss();
   void Prune() const;
 
   Options options_;
@@ -53,7 +62,9 @@ class RunCheckpoints {
   const SampleStream& stream_;
   std::string newest_;
   int64_t saved_step_;
-  int64_t counted_step_;  // tokens_seen counts the tokens up to here
+  int64_t counted_step_;                         // tokens_seen counts the tokens up to here
+  std::pair<int64_t, double> evaluated_{-1, 0};  // step, loss
+  Clock::time_point last_save_ = Clock::now();   // begun, well or badly
 };
 
 }  // namespace mnemo

@@ -18,8 +18,8 @@ namespace mnemo {
 
 // Saves into `checkpoints` (RUN/checkpoints), which all ranks see under that name, and returns the
 // new checkpoint's directory. `about`, of the first rank: writer, config, plan, tokenizer, and of
-// the training state data_digest and tokens_seen; the rest is the trainer's. After an error the
-// trainer goes on as if nothing had happened, and earlier checkpoints are whole.
+// the training state data_digest, tokens_seen and evaluation_loss; the rest is the trainer's. After
+// an error the trainer goes on as if nothing had happened, and earlier checkpoints are whole.
 absl::StatusOr<std::string> SaveTraining(FileSystem& fs, const std::string& checkpoints,
                                          const v1::CheckpointManifest& about, Trainer& trainer);
 

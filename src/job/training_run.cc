@@ -85,7 +85,10 @@ absl::Status Run::EvaluateAfterStep(v1::StepMetrics& metrics) {
                          EvaluateHeldOut(*run_.trainer, *run_.data.held_out, asked_to_stop));
   metrics.mutable_seconds()->set_evaluation(
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-  if (loss.has_value()) metrics.set_evaluation_loss(*loss);
+  if (loss.has_value()) {
+    metrics.set_evaluation_loss(*loss);
+    run_.checkpoints->Evaluated(*loss);
+  }
   return absl::OkStatus();
 }
 
@@ -124,6 +127,7 @@ void Run::Hear() {
 absl::Status Run::Heed() {
   Hear();
   StepWishes wishes = std::exchange(wishes_, {});
+  wishes.save = wishes.save || run_.checkpoints->DueByClock();
   MNEMO_RETURN_IF_ERROR(AgreeOnWishes(*run_.ranks, wishes));
   if (run_.trainer->step() == run_.data.config.train().steps()) return absl::OkStatus();
   result_.stopped = wishes.stop;

@@ -36,6 +36,7 @@ class Combinations {
     CheckTokenGrid();
     CheckSizes();
     CheckTrain();
+    CheckCheckpoints();
     CheckExecution();
   }
 
@@ -211,6 +212,14 @@ class Combinations {
           "train.optimizer.decay_steps = {}: must be at least train.optimizer.warmup_steps = {}",
           optimizer.decay_steps(), optimizer.warmup_steps());
     }
+  }
+
+  void CheckCheckpoints() {
+    if (!train().checkpoint_keep_best() || !InRange({"train.evaluate_every"})) return;
+    if (train().evaluate_every() > 0 && config_.data().evaluation_size() > 0) return;
+    problems_.Add(
+        "train.checkpoint_keep_best = true: no held-out loss is measured on the way; give "
+        "data.evaluation (--eval-shards) and train.evaluate_every");
   }
 
   void CheckExecution() {

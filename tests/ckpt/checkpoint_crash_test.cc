@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "src/ckpt/checkpoint_directory.h"
+#include "src/ckpt/checkpoint_retention.h"
 #include "src/core/log.h"
 #include "src/core/status.h"
 #include "tests/ckpt/checkpoint_test_util.h"
@@ -48,7 +49,7 @@ absl::Status SaveAndPrune(FileSystem& fs, const std::string& checkpoints, int64_
     return status;
   }
   // As in training: what fails here is a warning, and the save has succeeded.
-  (void)PruneCheckpoints(fs, checkpoints, 1);
+  (void)PruneCheckpoints(fs, checkpoints, {.last = 1});
   return status;
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "src/ckpt/checkpoint_directory.h"
+#include "src/ckpt/checkpoint_retention.h"
 #include "src/ckpt/manifest.h"
 #include "tests/ckpt/checkpoint_test_util.h"
 #include "tests/ckpt/scratch_directory.h"
@@ -213,7 +214,7 @@ TEST_F(CheckpointDamageTest, WhatIsSetAsideIsNeitherUsedNorRemoved) {
   EXPECT_EQ(FindCheckpoint(Fs(), checkpoints).value(), second);
   EXPECT_EQ(FindCheckpoint(Fs(), third + ".damaged").value(), third + ".damaged");
   EXPECT_TRUE(VerifyCheckpoint(Fs(), third + ".damaged").ok());
-  EXPECT_THAT(PruneCheckpoints(Fs(), checkpoints, 1).value(), ElementsAre(directory_));
+  EXPECT_THAT(PruneCheckpoints(Fs(), checkpoints, {.last = 1}).value(), ElementsAre(directory_));
   ExpectHolds(second, MakeState(2));
   EXPECT_TRUE(Fs().Exists(third + ".damaged"));
   // Saved again, it is replaced.

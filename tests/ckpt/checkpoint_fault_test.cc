@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "src/ckpt/checkpoint_directory.h"
+#include "src/ckpt/checkpoint_retention.h"
 #include "src/core/log.h"
 #include "tests/ckpt/checkpoint_test_util.h"
 #include "tests/ckpt/faulty_file_system.h"
@@ -123,7 +124,7 @@ TEST(CheckpointFaultTest, APruneThatFailsHalfWayLeavesWholeOnes) {
         for (int step : {1, 2, 3}) ASSERT_TRUE(SaveState(Fs(), checkpoints, step, state, 2).ok());
       },
       [](FileSystem& fs, const std::string& checkpoints) {
-        return PruneCheckpoints(fs, checkpoints, 1).status();
+        return PruneCheckpoints(fs, checkpoints, {.last = 1}).status();
       },
       [&](const std::string& checkpoints, bool) {
         for (const auto& entry : Entries(checkpoints)) {
@@ -131,7 +132,7 @@ TEST(CheckpointFaultTest, APruneThatFailsHalfWayLeavesWholeOnes) {
           if (entry.state == CheckpointState::kWhole) ExpectHolds(entry.path, state);
         }
         ExpectHolds(checkpoints + "/step-000000000003", state);
-        ASSERT_TRUE(PruneCheckpoints(Fs(), checkpoints, 1).ok());
+        ASSERT_TRUE(PruneCheckpoints(Fs(), checkpoints, {.last = 1}).ok());
         EXPECT_THAT(Fs().List(checkpoints).value(), ElementsAre("step-000000000003"));
       });
 }
@@ -226,15 +227,15 @@ TEST(CheckpointDirectoryTest, PruneKeepsTheNewestWholeOnes) {
   ASSERT_TRUE(Fs().Remove(checkpoints + "/step-000000000005/manifest.pb").ok());
   ASSERT_TRUE(Fs().Remove(checkpoints + "/step-000000000004/rank-00000.h5").ok());
   ASSERT_TRUE(WriteFileAtomically(Fs(), checkpoints + "/step-000000000001/notes", "mine").ok());
-  EXPECT_FALSE(PruneCheckpoints(Fs(), checkpoints, 0).ok());
-  EXPECT_THAT(PruneCheckpoints(Fs(), checkpoints, 2).value(),
+  EXPECT_FALSE(PruneCheckpoints(Fs(), checkpoints, {.last = 0}).ok());
+  EXPECT_THAT(PruneCheckpoints(Fs(), checkpoints, {.last = 2}).value(),
               ElementsAre(checkpoints + "/step-000000000005", checkpoints + "/step-000000000001"));
   EXPECT_THAT(WholeNames(checkpoints), ElementsAre("step-000000000002", "step-000000000003"));
   EXPECT_THAT(Fs().List(checkpoints).value(),
               ElementsAre("step-000000000001", "step-000000000002", "step-000000000003",
                           "step-000000000004"));
   EXPECT_THAT(Fs().List(checkpoints + "/step-000000000001").value(), ElementsAre("notes"));
-  ASSERT_TRUE(PruneCheckpoints(Fs(), checkpoints, 1).ok());
+  ASSERT_TRUE(PruneCheckpoints(Fs(), checkpoints, {.last = 1}).ok());
   EXPECT_THAT(WholeNames(checkpoints), ElementsAre("step-000000000003"));
 }
 

@@ -170,6 +170,22 @@ TEST_F(CkptCommandTest, PruneKeepsTheNewestAndEveryKth) {
   EXPECT_EQ(steps(), "40w 60l ");
 }
 
+TEST_F(CkptCommandTest, PruneKeepsTheBestAndItsLossIsShown) {
+  v1::CheckpointManifest about = About(30);
+  about.mutable_training()->set_evaluation_loss(2.25);
+  const StatePiece piece = WholePiece("parameter/x", Tensor::Zeros({3}, DType::kF32));
+  ASSERT_TRUE(SaveCheckpoint(Fs(), checkpoints_, {&piece, 1}, about).ok());
+  ASSERT_TRUE(SaveState(Fs(), checkpoints_, 40, MakeState(40), 1).ok());
+  EXPECT_THAT(RunCkpt({"ls", run_}).out, HasSubstr("1 files, held-out loss 2.2500\n"));
+  EXPECT_EQ(nlohmann::json::parse(RunCkpt({"ls", run_, "--json"}).out)[2]["evaluation_loss"], 2.25);
+  EXPECT_THAT(RunCkpt({"show", checkpoints_ + "/step-000000000030"}).out,
+              HasSubstr(", held-out loss 2.2500"));
+  const Result outcome = RunCkpt({"prune", run_, "--keep", "1", "--best", "--json"});
+  EXPECT_EQ(outcome.code, kExitOk) << outcome.err;
+  EXPECT_THAT(nlohmann::json::parse(outcome.out)["removed"],
+              testing::ElementsAre(newest_, checkpoints_ + "/step-000000000010"));
+}
+
 TEST_F(CkptCommandTest, SaysWhereThereIsNone) {
   const Result leftover = RunCkpt({"show", checkpoints_ + "/step-000000000030.tmp"});
   EXPECT_EQ(leftover.code, kExitError);

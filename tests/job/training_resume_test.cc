@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
+#include <thread>
 
 #include "src/ckpt/checkpoint_directory.h"
 #include "src/ckpt/checkpoint_reader.h"
@@ -263,6 +264,42 @@ TEST_P(TrainingResumeTest, KeepsTheNewestCheckpoints) {
   ASSERT_OK(Train(options));
   EXPECT_THAT(saved, ElementsAre(1, 2, 3, 4, 5, 6));
   EXPECT_THAT(Checkpoints("run"), ElementsAre(5, 6));
+}
+
+TEST_P(TrainingResumeTest, KeepsThoseOfEveryKthStepAndTheBest) {
+  v1::TrainConfig& train = *config_.mutable_train();
+  train.set_checkpoint_every(1);
+  train.set_checkpoint_keep(1);
+  train.set_checkpoint_keep_every(4);
+  train.set_checkpoint_keep_best(true);
+  train.set_evaluate_every(1);
+  // Away from the best at some time, whatever the data: the last steps undo what was learnt.
+  train.mutable_optimizer()->set_learning_rate(3);
+  ASSERT_OK(Train(Options("run")));
+  int64_t best = 0;
+  double least = 1e9;
+  for (const nlohmann::json& line : Metrics("run")) {
+    if (line["evaluation_loss"] > least) continue;
+    least = line["evaluation_loss"];
+    best = line["step"];
+  }
+  std::set<int64_t> kept = {best, 4, 6};
+  ASSERT_EQ(kept.size(), 3u) << "the best, of step " << best << ", stays anyway";
+  EXPECT_THAT(Checkpoints("run"), testing::ElementsAreArray(kept));
+}
+
+TEST_P(TrainingResumeTest, SavesByTheClock) {
+  config_.mutable_train()->set_checkpoint_keep(9);
+  config_.mutable_train()->set_checkpoint_minutes(1000);
+  ASSERT_OK(Train(Options("slow")));
+  EXPECT_THAT(Checkpoints("slow"), ElementsAre(6));
+  config_.mutable_train()->set_checkpoint_minutes(1e-4);  // 6 ms
+  TrainingRunOptions options = Options("run");
+  options.on_step = [](const v1::StepMetrics& metrics) {
+    if (metrics.step() % 2 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(7));
+  };
+  ASSERT_OK(Train(options));
+  EXPECT_THAT(Checkpoints("run"), testing::IsSupersetOf({2, 4, 6}));
 }
 
 TEST_P(TrainingResumeTest, AWishToSaveIsFulfilledAndTheRunGoesOn) {

@@ -94,6 +94,13 @@ std::vector<Row> Rows() {
        {"train.optimizer.warmup_steps=50", "train.optimizer.decay_steps=20"},
        "train.optimizer.decay_steps = 20: must be at least train.optimizer.warmup_steps = 50"},
       {v1::LMM,
+       {"train.checkpoint_keep_best=true", "train.evaluate_every=10"},
+       "train.checkpoint_keep_best = true: no held-out loss is measured on the way; give "
+       "data.evaluation (--eval-shards) and train.evaluate_every"},
+      {v1::LMM,
+       {"train.checkpoint_keep_best=true", "data.evaluation=a"},
+       "train.checkpoint_keep_best = true: no held-out loss is measured"},
+      {v1::LMM,
        {"execution.fused=false", "execution.strict_fused=true"},
        "execution.strict_fused = true: contradicts execution.fused = false"},
       {v1::LMM, {"data.shards=a,"}, "data.shards: holds an empty path"},
