@@ -35,7 +35,12 @@ Timeout MessageTimeout(const v1::RunConfig& config) {
 
 absl::StatusOr<std::vector<std::string>> Exchange(Ranks& ranks,
                                                   const absl::StatusOr<std::string>& mine) {
-  absl::StatusOr<std::vector<std::string>> all = ranks.world().AllGatherStrings(Pack(mine, ranks));
+  return Exchange(ranks, ranks.world(), mine);
+}
+
+absl::StatusOr<std::vector<std::string>> Exchange(Ranks& ranks, Communicator& group,
+                                                  const absl::StatusOr<std::string>& mine) {
+  absl::StatusOr<std::vector<std::string>> all = group.AllGatherStrings(Pack(mine, ranks));
   if (!all.ok()) {
     ranks.Abort(all.status());
     return all;

@@ -20,6 +20,9 @@ namespace mnemo {
 // to each other any more, they are aborted.
 absl::StatusOr<std::vector<std::string>> Exchange(Ranks& ranks,
                                                   const absl::StatusOr<std::string>& mine);
+// The same over `group`, which holds all ranks: world() or, for the thread that saves, saves().
+absl::StatusOr<std::vector<std::string>> Exchange(Ranks& ranks, Communicator& group,
+                                                  const absl::StatusOr<std::string>& mine);
 // The same where there is nothing to say but whether all is well.
 absl::Status Agree(Ranks& ranks, const absl::Status& mine);
 

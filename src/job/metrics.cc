@@ -15,7 +15,9 @@ Json SecondsOf(const v1::PhaseSeconds& seconds) {
           {"backward", seconds.backward()},
           {"optimizer", seconds.optimizer()},
           {"evaluation", seconds.evaluation()},
-          {"wait", seconds.wait()}};
+          {"wait", seconds.wait()},
+          {"checkpoint", seconds.checkpoint()},
+          {"checkpoint_wait", seconds.checkpoint_wait()}};
 }
 
 Json LayersOf(const v1::StepMetrics& metrics) {
@@ -52,7 +54,8 @@ std::string MetricsLine(const v1::StepMetrics& metrics) {
                {"tokens_per_second", metrics.tokens_per_second()},
                {"speed_of_light_share", metrics.speed_of_light_share()},
                {"seconds", SecondsOf(metrics.seconds())},
-               {"peak_bytes", metrics.peak_bytes()}};
+               {"peak_bytes", metrics.peak_bytes()},
+               {"failed_saves", metrics.failed_saves()}};
   if (metrics.has_evaluation_loss()) line["evaluation_loss"] = metrics.evaluation_loss();
   line["layers"] = LayersOf(metrics);
   line["fused"] = FusedOf(metrics);

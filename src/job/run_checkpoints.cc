@@ -3,9 +3,14 @@
 #include "src/ckpt/checkpoint_retention.h"
 #include "src/core/log.h"
 #include "src/core/status.h"
-#include "src/job/training_checkpoint.h"
+#include "src/model/door.h"
+#include "src/model/execution.h"
 
 namespace mnemo {
+
+double RunCheckpoints::SecondsSince(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
 
 bool RunCheckpoints::Due() const {
   const int64_t every = trainer_.config().train().checkpoint_every();
@@ -14,14 +19,7 @@ bool RunCheckpoints::Due() const {
 
 bool RunCheckpoints::DueByClock() const {
   const double minutes = trainer_.config().train().checkpoint_minutes();
-  return minutes > 0 && trainer_.ranks().first() &&
-         Clock::now() - last_save_ >= std::chrono::duration<double, std::ratio<60>>(minutes);
-}
-
-void RunCheckpoints::NoteLoss() {
-  v1::TrainingState& state = *options_.about.mutable_training();
-  state.clear_evaluation_loss();
-  if (evaluated_.first == trainer_.step()) state.set_evaluation_loss(evaluated_.second);
+  return minutes > 0 && trainer_.ranks().first() && SecondsSince(last_save_) >= 60 * minutes;
 }
 
 absl::Status RunCheckpoints::CountTokens() {
@@ -33,30 +31,30 @@ absl::Status RunCheckpoints::CountTokens() {
   return absl::OkStatus();
 }
 
-absl::Status RunCheckpoints::Save() {
-  const int64_t step = trainer_.step();
-  if (saved_step_ == step) return absl::OkStatus();
+absl::StatusOr<SavedTraining> RunCheckpoints::Collect() {
   last_save_ = Clock::now();
-  const bool first = trainer_.ranks().first();
-  if (const absl::Status counted = first ? CountTokens() : absl::OkStatus(); !counted.ok()) {
-    LogWarning("tokens_seen lacks some steps: {}", std::string(counted.message()));
+  if (trainer_.ranks().first()) {
+    if (options_.before_save) options_.before_save();
+    if (const absl::Status counted = CountTokens(); !counted.ok()) {
+      LogWarning("tokens_seen lacks some steps: {}", std::string(counted.message()));
+    }
+    v1::TrainingState& state = *options_.about.mutable_training();
+    state.clear_evaluation_loss();
+    if (evaluated_.first == trainer_.step()) state.set_evaluation_loss(evaluated_.second);
   }
-  NoteLoss();
-  const absl::StatusOr<std::string> saved =
-      SaveTraining(*options_.fs, options_.directory, options_.about, trainer_);
-  v1::CheckpointReport report;
-  report.set_step(step);
-  if (saved.ok()) {
-    newest_ = *saved;
-    saved_step_ = step;
-    report.set_path(*saved);
-    if (first) LogInfo("step {} is saved in {}", step, *saved);
-    if (first) Prune();
-  } else {
-    report.set_error(std::string(saved.status().message()));
-  }
-  if (first && options_.on_save) options_.on_save(report);
-  return saved.status();
+  return AtTheDoor(
+      [&]() -> absl::StatusOr<SavedTraining> { return CollectTraining(options_.about, trainer_); });
+}
+
+RunCheckpoints::Written RunCheckpoints::Write(const absl::StatusOr<SavedTraining>& saved,
+                                              Communicator& group) const {
+  const Clock::time_point begin = Clock::now();
+  Written written;
+  written.directory =
+      WriteTraining(*options_.fs, options_.directory, saved, trainer_.ranks(), group);
+  if (written.directory.ok() && trainer_.ranks().first()) Prune();
+  written.seconds = SecondsSince(begin);
+  return written;
 }
 
 void RunCheckpoints::Prune() const {
@@ -65,6 +63,119 @@ void RunCheckpoints::Prune() const {
   if (!removed.ok()) {
     LogWarning("cannot remove old checkpoints: {}", std::string(removed.status().message()));
   }
+}
+
+void RunCheckpoints::TakeUp(int64_t step, const Written& written) {
+  const bool first = trainer_.ranks().first();
+  v1::CheckpointReport report;
+  report.set_step(step);
+  if (written.directory.ok()) {
+    newest_ = *written.directory;
+    saved_step_ = step;
+    report.set_path(newest_);
+  } else {
+    ++failed_;
+    report.set_error(std::string(written.directory.status().message()));
+  }
+  if (first && options_.on_save) options_.on_save(report);
+}
+
+void RunCheckpoints::TellFailure(int64_t step, const absl::Status& why) const {
+  if (!trainer_.ranks().first()) return;
+  LogError("STEP {} IS NOT SAVED: {}; {}{}", step, std::string(why.message()),
+           ending_ ? "" : "training goes on, ",
+           saved_step_ > 0 ? fmt::format("the checkpoint of step {} stays", saved_step_)
+                           : "there is no checkpoint yet");
+}
+
+absl::Status RunCheckpoints::SaveHere(Clock::time_point begin) {
+  const int64_t step = trainer_.step();
+  const Written written = Write(Collect(), trainer_.ranks().world());
+  const double stall = SecondsSince(begin);
+  stall_ += stall;
+  TakeUp(step, written);
+  if (written.directory.ok() && trainer_.ranks().first()) {
+    LogInfo("step {} is saved in {}; training stood still for {:.3f} s", step, newest_, stall);
+  }
+  return written.directory.status();
+}
+
+void RunCheckpoints::SaveBehind(Clock::time_point begin) {
+  absl::StatusOr<SavedTraining> saved = Collect();
+  if (saved.ok()) {
+    auto copied = snapshot_.Take(saved->pieces);
+    if (copied.ok()) {
+      saved->pieces = *std::move(copied);
+    } else {
+      saved = copied.status();
+    }
+  }
+  behind_.emplace();
+  behind_->step = trainer_.step();
+  behind_->written = std::async(std::launch::async, [this, saved = std::move(saved)] {
+    return Write(saved, trainer_.ranks().saves());
+  });
+  behind_->stall = SecondsSince(begin);
+  stall_ += behind_->stall;
+}
+
+void RunCheckpoints::Land() {
+  const Written written = behind_->written.get();
+  const int64_t step = behind_->step;
+  const double stall = behind_->stall;
+  behind_.reset();
+  TakeUp(step, written);
+  if (!written.directory.ok()) {
+    if (trainer_.ranks().status().ok()) TellFailure(step, written.directory.status());
+  } else if (trainer_.ranks().first()) {
+    LogInfo("step {} is saved in {}; training stood still for {:.3f} s, it was written in {:.3f} s",
+            step, newest_, stall, written.seconds);
+  }
+}
+
+void RunCheckpoints::Poll() {
+  using namespace std::chrono_literals;
+  if (behind_ && behind_->written.wait_for(0s) == std::future_status::ready) Land();
+}
+
+absl::Status RunCheckpoints::Settle() {
+  if (behind_) Land();
+  return trainer_.ranks().status();
+}
+
+absl::Status RunCheckpoints::Wait() {
+  ending_ = true;
+  return Settle();
+}
+
+absl::Status RunCheckpoints::Save() {
+  const Clock::time_point begin = Clock::now();
+  MNEMO_RETURN_IF_ERROR(Settle());
+  if (saved_step_ == trainer_.step()) return absl::OkStatus();
+  waited_ += SecondsSince(begin);
+  if (SavesBehindTraining(trainer_.config().train())) {
+    SaveBehind(begin);
+    return absl::OkStatus();
+  }
+  const absl::Status saved = SaveHere(begin);
+  MNEMO_RETURN_IF_ERROR(trainer_.ranks().status());
+  if (!saved.ok()) TellFailure(trainer_.step(), saved);
+  return absl::OkStatus();
+}
+
+absl::Status RunCheckpoints::SaveLast() {
+  const Clock::time_point begin = Clock::now();
+  MNEMO_RETURN_IF_ERROR(Wait());
+  snapshot_.Release();
+  if (saved_step_ == trainer_.step()) return absl::OkStatus();
+  return SaveHere(begin);
+}
+
+void RunCheckpoints::Describe(bool recorded, v1::StepMetrics& metrics) {
+  metrics.mutable_seconds()->set_checkpoint(stall_);
+  metrics.mutable_seconds()->set_checkpoint_wait(waited_);
+  metrics.set_failed_saves(failed_);
+  if (recorded) stall_ = waited_ = 0;
 }
 
 }  // namespace mnemo

@@ -218,6 +218,7 @@ absl::Status SetUp::OpenRecord() {
   checkpoints.fs = options_.fs;
   checkpoints.directory = options_.run_directory + "/checkpoints";
   checkpoints.start = run_.start.step;
+  checkpoints.before_save = [record = &run_.record] { (*record)->Sync(); };
   checkpoints.on_save = options_.on_save;
   if (run_.ranks->first()) {
     MNEMO_ASSIGN_OR_RETURN(

@@ -19,7 +19,7 @@ constexpr std::string_view kWayOut =
     "name another --run-dir, or add --overwrite to discard that run";
 
 // What does not change which model is trained on which data in which order.
-constexpr std::array<std::string_view, 15> kFree = {"train.steps",
+constexpr std::array<std::string_view, 16> kFree = {"train.steps",
                                                     "train.log_every",
                                                     "train.evaluate_every",
                                                     "train.evaluation_tokens",
@@ -28,6 +28,7 @@ constexpr std::array<std::string_view, 15> kFree = {"train.steps",
                                                     "train.checkpoint_keep_every",
                                                     "train.checkpoint_keep_best",
                                                     "train.checkpoint_minutes",
+                                                    "train.checkpoint_async",
                                                     "train.rematerialize",
                                                     "train.vocabulary_tile",
                                                     "train.micro_batches",

@@ -78,14 +78,12 @@ v1::TrainingState StateOf(const Trainer& trainer, v1::TrainingState state) {
 
 absl::StatusOr<std::string> Commit(FileSystem& fs, const std::string& temporary,
                                    const std::vector<std::string>& written,
-                                   const v1::CheckpointManifest& about, const Trainer& trainer) {
+                                   const v1::CheckpointManifest& manifest) {
   std::vector<v1::CheckpointFragment> fragments(written.size());
   for (size_t r = 0; r < written.size(); ++r) {
     MNEMO_CHECK(fragments[r].ParseFromString(written[r]));
   }
-  v1::CheckpointManifest manifest = about;
-  *manifest.mutable_training() = StateOf(trainer, about.training());
-  return CommitCheckpoint(fs, temporary, fragments, std::move(manifest));
+  return CommitCheckpoint(fs, temporary, fragments, manifest);
 }
 
 absl::Status CheckSame(const CheckpointReader& reader, const Trainer& trainer) {
@@ -145,29 +143,46 @@ absl::StatusOr<std::string> ReadOwn(FileSystem& fs, const std::string& checkpoin
 
 }  // namespace
 
-absl::StatusOr<std::string> SaveTraining(FileSystem& fs, const std::string& checkpoints,
-                                         const v1::CheckpointManifest& about, Trainer& trainer) {
-  Ranks& ranks = trainer.ranks();
-  MNEMO_ASSIGN_OR_RETURN(
-      const std::vector<std::string> begun,
-      Exchange(ranks,
-               ranks.first() ? BeginCheckpoint(fs, checkpoints, trainer.step()) : Unneeded()));
+SavedTraining CollectTraining(const v1::CheckpointManifest& about, Trainer& trainer) {
+  SavedTraining saved{PiecesOf(trainer), about};
+  *saved.manifest.mutable_training() = StateOf(trainer, about.training());
+  return saved;
+}
+
+absl::StatusOr<std::string> WriteTraining(FileSystem& fs, const std::string& checkpoints,
+                                          const absl::StatusOr<SavedTraining>& saved, Ranks& ranks,
+                                          Communicator& group) {
+  const auto begin = [&]() -> absl::StatusOr<std::string> {
+    MNEMO_RETURN_IF_ERROR(saved.status());
+    if (!ranks.first()) return Unneeded();
+    return BeginCheckpoint(fs, checkpoints, saved->manifest.training().step());
+  };
+  MNEMO_ASSIGN_OR_RETURN(const std::vector<std::string> begun, Exchange(ranks, group, begin()));
   const std::string& temporary = begun[0];
   const auto write = [&]() -> absl::StatusOr<std::string> {
     MNEMO_ASSIGN_OR_RETURN(const v1::CheckpointFragment fragment,
-                           WriteCheckpointFile(fs, temporary, ranks.rank(), PiecesOf(trainer)));
+                           WriteCheckpointFile(fs, temporary, ranks.rank(), saved->pieces));
     return fragment.SerializeAsString();
   };
-  const auto written = Exchange(ranks, AtTheDoor(write));
+  const auto written = Exchange(ranks, group, AtTheDoor(write));
   if (!written.ok()) {
     if (ranks.first()) AbandonCheckpoint(fs, temporary);
     return written.status();
   }
   MNEMO_ASSIGN_OR_RETURN(
       const std::vector<std::string> committed,
-      Exchange(ranks,
-               ranks.first() ? Commit(fs, temporary, *written, about, trainer) : Unneeded()));
+      Exchange(ranks, group,
+               ranks.first() ? Commit(fs, temporary, *written, saved->manifest) : Unneeded()));
   return committed[0];
+}
+
+absl::StatusOr<std::string> SaveTraining(FileSystem& fs, const std::string& checkpoints,
+                                         const v1::CheckpointManifest& about, Trainer& trainer) {
+  Ranks& ranks = trainer.ranks();
+  const auto collect = [&]() -> absl::StatusOr<SavedTraining> {
+    return CollectTraining(about, trainer);
+  };
+  return WriteTraining(fs, checkpoints, AtTheDoor(collect), ranks, ranks.world());
 }
 
 absl::Status RestoreTraining(FileSystem& fs, const std::string& checkpoint, Trainer& trainer) {

@@ -8,20 +8,36 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "mnemo/v1/checkpoint.pb.h"
+#include "src/ckpt/checkpoint_writer.h"
 #include "src/core/file_system.h"
 #include "src/job/trainer.h"
 
 namespace mnemo {
 
+// What one rank saves. The pieces show the trainer's tensors, which the next step changes: what is
+// written later is written from copies (StateSnapshot).
+struct SavedTraining {
+  std::vector<StatePiece> pieces;
+  v1::CheckpointManifest manifest;  // of the first rank: `about`, and the trainer's counters
+};
+// `about`, of the first rank: writer, config, plan, tokenizer, and of the training state
+// data_digest, tokens_seen and evaluation_loss; the rest is the trainer's.
+SavedTraining CollectTraining(const v1::CheckpointManifest& about, Trainer& trainer);
+
 // Saves into `checkpoints` (RUN/checkpoints), which all ranks see under that name, and returns the
-// new checkpoint's directory. `about`, of the first rank: writer, config, plan, tokenizer, and of
-// the training state data_digest, tokens_seen and evaluation_loss; the rest is the trainer's. After
-// an error the trainer goes on as if nothing had happened, and earlier checkpoints are whole.
+// new checkpoint's directory. After an error the trainer goes on as if nothing had happened, and
+// earlier checkpoints are whole.
 absl::StatusOr<std::string> SaveTraining(FileSystem& fs, const std::string& checkpoints,
                                          const v1::CheckpointManifest& about, Trainer& trainer);
+// The same of what has been collected, or could not be: then no rank saves. `group` is the ranks'
+// saves(), if this is called on the thread that saves, or world().
+absl::StatusOr<std::string> WriteTraining(FileSystem& fs, const std::string& checkpoints,
+                                          const absl::StatusOr<SavedTraining>& saved, Ranks& ranks,
+                                          Communicator& group);
 
 // Takes a trainer, just made, to where the checkpoint was. FailedPrecondition if the checkpoint is
 // of another model, precision, seed or number of sequences a step; DataLoss if it is damaged. After

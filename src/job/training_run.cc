@@ -32,10 +32,9 @@ class Run {
  private:
   absl::Status StepOnce();
   absl::Status EvaluateAfterStep(v1::StepMetrics& metrics);
-  void Record(const v1::StepMetrics& metrics, bool logged);
+  void Record(v1::StepMetrics& metrics, bool logged);
   void Hear();
   absl::Status Heed();
-  absl::Status SaveOnTheWay();
   absl::Status SaveAtTheEnd();
   absl::Status GatherModel(absl::Status& written);
   absl::Status WriteModel(const ParameterSet& parameters);
@@ -92,9 +91,10 @@ absl::Status Run::EvaluateAfterStep(v1::StepMetrics& metrics) {
   return absl::OkStatus();
 }
 
-void Run::Record(const v1::StepMetrics& metrics, bool logged) {
+void Run::Record(v1::StepMetrics& metrics, bool logged) {
   if (!run_.ranks->first()) return;
   const bool recorded = logged || metrics.has_evaluation_loss() || metrics.skipped();
+  run_.checkpoints->Describe(recorded, metrics);
   if (options_.on_step) options_.on_step(metrics);
   if (recorded && options_.on_logged) options_.on_logged(metrics);
   run_.record->Add(metrics, recorded);
@@ -125,6 +125,7 @@ void Run::Hear() {
 
 // Between two steps: what the ranks were asked for, and what is due.
 absl::Status Run::Heed() {
+  run_.checkpoints->Poll();
   Hear();
   StepWishes wishes = std::exchange(wishes_, {});
   wishes.save = wishes.save || run_.checkpoints->DueByClock();
@@ -132,23 +133,9 @@ absl::Status Run::Heed() {
   if (run_.trainer->step() == run_.data.config.train().steps()) return absl::OkStatus();
   result_.stopped = wishes.stop;
   save_at_end_ = !wishes.stop || wishes.save;
-  if (!wishes.stop && (wishes.save || run_.checkpoints->Due())) return SaveOnTheWay();
-  return absl::OkStatus();
-}
-
-absl::Status Run::SaveOnTheWay() {
+  if (wishes.stop || (!wishes.save && !run_.checkpoints->Due())) return absl::OkStatus();
   Enter("checkpoint");
-  if (run_.record) run_.record->Sync();
-  const absl::Status saved = run_.checkpoints->Save();
-  if (saved.ok() || !run_.ranks->status().ok()) return saved;
-  if (run_.ranks->first()) {
-    const int64_t step = run_.trainer->step(), before = run_.checkpoints->saved_step();
-    LogError("STEP {} IS NOT SAVED: {}; {}{}", step, std::string(saved.message()),
-             step < run_.data.config.train().steps() ? "training goes on, " : "",
-             before > 0 ? fmt::format("the checkpoint of step {} stays", before)
-                        : "there is no checkpoint yet");
-  }
-  return absl::OkStatus();
+  return run_.checkpoints->Save();
 }
 
 absl::Status Run::Loop() {
@@ -168,11 +155,14 @@ absl::Status Run::Loop() {
 
 // A run that was stopped and could not be saved has not ended well.
 absl::Status Run::SaveAtTheEnd() {
-  if (!save_at_end_) return absl::OkStatus();
-  if (!result_.stopped) return SaveOnTheWay();
   Enter("checkpoint");
-  const absl::Status saved = run_.checkpoints->Save();
+  if (!save_at_end_) return run_.checkpoints->Wait();
+  const absl::Status saved = run_.checkpoints->SaveLast();
   if (saved.ok() || !run_.ranks->status().ok()) return saved;
+  if (!result_.stopped) {
+    run_.checkpoints->TellFailure(run_.trainer->step(), saved);
+    return absl::OkStatus();
+  }
   return absl::Status(saved.code(),
                       fmt::format("stopped after step {}, which could not be saved: {}",
                                   run_.trainer->step(), std::string(saved.message())));
@@ -198,7 +188,11 @@ absl::Status Run::WriteModel(const ParameterSet& parameters) {
 }
 
 absl::Status Run::Finish(absl::Status status) {
-  if (status.ok()) status = SaveAtTheEnd();
+  if (status.ok()) {
+    status = SaveAtTheEnd();
+  } else {
+    run_.checkpoints->Wait().IgnoreError();  // the run has ended with what is worse
+  }
   const bool taken = run_.trainer->step() > 0, first = run_.ranks->first();
   // Where ranks failed, the parameters of this one may be between two steps.
   const bool model = taken && !diverged_ && (run_.ranks->alone() || run_.ranks->status().ok());

@@ -137,6 +137,7 @@ void FillTrain(v1::TrainConfig& train) {
   MNEMO_FILL(train, vocabulary_tile, 8192);
   MNEMO_FILL(train, evaluation_tokens, 16384);
   MNEMO_FILL(train, checkpoint_keep, 3);
+  MNEMO_FILL_ABSENT(train, checkpoint_async, true);
   v1::OptimizerConfig& optimizer = *train.mutable_optimizer();
   MNEMO_FILL_ABSENT(optimizer, minimum_ratio, 0.1);
   MNEMO_FILL(optimizer, beta1, 0.9);

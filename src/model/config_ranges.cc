@@ -82,6 +82,7 @@ constexpr const char* kUnconstrained[] = {
     "model.memory.gates.average_surprise",
     "train.seed",
     "train.checkpoint_keep_best",
+    "train.checkpoint_async",
     "data.shards",
     "data.evaluation",
     "execution.fused",

@@ -31,6 +31,11 @@ Rematerialization RematerializationOf(v1::Rematerialize policy) {
   }
 }
 
+bool SavesBehindTraining(const v1::TrainConfig& train) {
+  return train.checkpoint_async() &&
+         (train.checkpoint_every() > 0 || train.checkpoint_minutes() > 0);
+}
+
 void ApplyExecution(const v1::ExecutionConfig& execution) {
   if (execution.threads() > 0) SetThreadsForThisThread(execution.threads());
   SetFusedPolicy({.enabled = execution.fused(),

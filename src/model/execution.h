@@ -18,4 +18,9 @@ Rematerialization RematerializationOf(v1::Rematerialize policy);
 // Sets the number of threads of the calling thread's loops and the process's policy for fused ops.
 void ApplyExecution(const v1::ExecutionConfig& execution);
 
+// Whether checkpoints on the way are written behind the training, from a copy in host memory. Those
+// of a run that saves only at its end and when it is asked to are not: no memory is planned for a
+// copy. `train` is effective.
+bool SavesBehindTraining(const v1::TrainConfig& train);
+
 }  // namespace mnemo

@@ -96,6 +96,8 @@ absl::StatusOr<PlanInputs> MakePlanInputs(const v1::RunConfig& config) {
   in.compute_copy_bytes = size < wide ? CountNarrowParameters(spec) * size : 0;
   in.gradient_bytes = own * wide;
   in.optimizer_bytes = own * 2 * wide;
+  in.snapshot_bytes = SavesBehindTraining(train) ? in.weight_bytes + in.optimizer_bytes : 0;
+  in.on_host = host;
   in.input_bytes = train.sequences() * in.slice * spec.width * size;
   in.carry_bytes = CarryBytes(spec, train.sequences(), dtype);
   in.token_bytes = train.sequences() * train.sequence_length() * (2 * SizeOf(DType::kI32) + wide);

@@ -82,10 +82,11 @@ v1::MemoryEstimate MemoryOf(const PlanInputs& in, const v1::StepShape& step,
   memory.set_reduction(ReductionBufferBytes(in.gradient_bytes, group));
   memory.set_cache(in.cache_bytes);
   memory.set_process(in.process_bytes);
+  memory.set_snapshot(DivideUp(in.snapshot_bytes, group));
   memory.set_total(memory.weights() + memory.compute_copies() + memory.gradients() +
                    memory.optimizer() + memory.kept_inputs() + memory.carries() + memory.tapes() +
                    memory.workspace() + memory.slots() + memory.reduction() + memory.tokens() +
-                   memory.cache() + memory.process());
+                   memory.cache() + memory.process() + (in.on_host ? memory.snapshot() : 0));
   return memory;
 }
 

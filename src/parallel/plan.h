@@ -34,6 +34,10 @@ struct PlanInputs {
   int64_t compute_copy_bytes = 0;  // of weights, in the dtype of activations
   int64_t gradient_bytes = 0;
   int64_t optimizer_bytes = 0;  // all shards together
+  // What dp x sp ranks save together, where it is copied to host memory first, and whether that is
+  // where all other tensors are.
+  int64_t snapshot_bytes = 0;
+  bool on_host = true;
 
   int64_t input_bytes = 0;  // x of a unit
   int64_t carry_bytes = 0;  // one layer's, of one micro-batch

@@ -77,6 +77,11 @@ std::string PrintMemory(const v1::Plan& plan) {
   text += ByteLine("tokens", memory.tokens());
   if (memory.slots() > 0) text += ByteLine("slots", memory.slots());
   if (memory.reduction() > 0) text += ByteLine("gradient sum", memory.reduction());
+  if (memory.snapshot() > 0) {
+    // Without a process beside them, tensors are on a device.
+    text += Line("being saved", PrintBytes(memory.snapshot()) +
+                                    (memory.process() > 0 ? "" : " of the host, not in the total"));
+  }
   if (memory.cache() > 0) text += ByteLine("kept for reuse", memory.cache());
   if (memory.process() > 0) text += ByteLine("process", memory.process());
   text += ByteLine("total", memory.total());

@@ -10,7 +10,7 @@ namespace mnemo {
 namespace {
 
 // Channels of the communicators; the relay's begin at TransportRelayOptions::first_channel.
-constexpr int kWorldChannel = 0, kReplicasChannel = 1, kPartsChannel = 2;
+constexpr int kWorldChannel = 0, kReplicasChannel = 1, kPartsChannel = 2, kSavesChannel = 3;
 
 class CommunicatorPeers : public Peers {
  public:
@@ -60,6 +60,7 @@ Ranks::Ranks(const Mesh& mesh, Transport* transport, Timeout timeout)
     return MakeHostCommunicator(*transport_, {std::move(ranks), {channel, name}, timeout_});
   };
   world_ = communicator(all, kWorldChannel, "world");
+  saves_ = communicator(all, kSavesChannel, "saves");
   replicas_ = communicator(mesh_.DpSpGroup(rank()), kReplicasChannel, "dp x sp");
   parts_ = communicator(mesh_.TpGroup(rank()), kPartsChannel, "tp");
   if (mesh_.tp > 1) peers_ = std::make_unique<CommunicatorPeers>(*parts_);

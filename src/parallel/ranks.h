@@ -21,7 +21,7 @@ struct ReplicaShare {
 // InvalidArgument unless dp divides their product in this way.
 absl::StatusOr<ReplicaShare> ShareOfReplica(int dp, int accumulation, int micro_batches);
 
-// One thread at a time.
+// One thread at a time, but for what is said at saves().
 class Ranks {
  public:
   // A single rank that does everything.
@@ -42,6 +42,10 @@ class Ranks {
   bool first() const { return rank() == 0; }
 
   Communicator& world() { return *world_; }
+  // The same ranks, on a channel of its own: for one other thread, which saves what training has
+  // left behind. Messages of the two do not meet, whatever order they come in. That thread may also
+  // call rank, first, size, Abort and status.
+  Communicator& saves() { return *saves_; }
   // dp x sp: those that hold the same share of the parameters.
   Communicator& replicas() { return *replicas_; }
   // The tp axis: those that hold a part each of the same units' parameters; and the same as the
@@ -64,7 +68,7 @@ class Ranks {
   std::unique_ptr<Solitude> solitude_;
   Transport* transport_;
   Timeout timeout_;
-  std::unique_ptr<Communicator> world_, replicas_, parts_;
+  std::unique_ptr<Communicator> world_, replicas_, parts_, saves_;
   std::unique_ptr<Peers> peers_;
 };
 

@@ -18,7 +18,7 @@ FileSystem& Real() { return FileSystem::Posix(); }
 
 class CountingFile : public WritableFile {
  public:
-  CountingFile(std::unique_ptr<WritableFile> file, std::string path, int64_t& left)
+  CountingFile(std::unique_ptr<WritableFile> file, std::string path, std::atomic<int64_t>& left)
       : file_(std::move(file)), path_(std::move(path)), left_(left) {}
   absl::Status Append(std::string_view bytes) override {
     if (left_ <= 0) return absl::UnavailableError(path_ + ": disk full");
@@ -31,7 +31,7 @@ class CountingFile : public WritableFile {
  private:
   std::unique_ptr<WritableFile> file_;
   std::string path_;
-  int64_t& left_;
+  std::atomic<int64_t>& left_;
 };
 
 }  // namespace

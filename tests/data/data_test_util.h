@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -92,7 +93,7 @@ class FileSizeLimit {
 // A file system that fails on demand and otherwise passes everything on.
 class FailingFileSystem : public FileSystem {
  public:
-  int64_t appends_left = INT64_MAX;  // then "disk full"
+  std::atomic<int64_t> appends_left = INT64_MAX;  // then "disk full"
   bool renames_fail = false;
 
   absl::StatusOr<std::string> ReadFile(const std::string& path) override;

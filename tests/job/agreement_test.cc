@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <thread>
+
 #include "src/core/status.h"
 #include "src/parallel/thread_transport.h"
 
@@ -31,6 +34,29 @@ TEST(AgreementTest, AllHaveTheResultsOfAll) {
   for (const auto& results : all) {
     EXPECT_EQ(results, (std::vector<std::string>{"from 0", "from 1", "from 2"}));
   }
+}
+
+// Whatever order the two threads of a rank come in.
+TEST(AgreementTest, TheThreadThatSavesAgreesBesideTheOneThatTrains) {
+  const ThreadTransportOptions options{.delays = {std::chrono::microseconds(500), 3}};
+  const auto agree = [](Ranks& ranks, Communicator& group, const char* about) {
+    for (int i = 0; i < 30; ++i) {
+      const auto all = Exchange(ranks, group, fmt::format("{} {} of {}", about, i, ranks.rank()));
+      ASSERT_TRUE(all.ok()) << all.status();
+      for (int rank = 0; rank < 3; ++rank) {
+        ASSERT_EQ((*all)[rank], fmt::format("{} {} of {}", about, i, rank));
+      }
+    }
+  };
+  const absl::Status status = RunOnThreads(3, options, [&](Transport& transport) -> absl::Status {
+    MNEMO_ASSIGN_OR_RETURN(auto ranks,
+                           Ranks::Create(transport, {3, 1, 1}, std::chrono::seconds(5)));
+    std::thread saving([&] { agree(*ranks, ranks->saves(), "save"); });
+    agree(*ranks, ranks->world(), "step");
+    saving.join();
+    return ranks->status();
+  });
+  EXPECT_TRUE(status.ok()) << status;
 }
 
 TEST(AgreementTest, TheFirstErrorIsEverybodysAndOneTellsIt) {

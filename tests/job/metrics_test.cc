@@ -27,6 +27,9 @@ v1::StepMetrics Sample() {
   metrics.mutable_seconds()->set_backward(4);
   metrics.mutable_seconds()->set_optimizer(8);
   metrics.mutable_seconds()->set_wait(16);
+  metrics.mutable_seconds()->set_checkpoint(32);
+  metrics.mutable_seconds()->set_checkpoint_wait(31);
+  metrics.set_failed_saves(3);
   metrics.set_peak_bytes(int64_t{1} << 40);
   v1::LayerMetrics& layer = *metrics.add_layers();
   layer.set_theta(0.1);
@@ -60,8 +63,11 @@ TEST(MetricsLineTest, SaysEverything) {
         {"backward", 4.0},
         {"optimizer", 8.0},
         {"evaluation", 0.0},
-        {"wait", 16.0}}},
+        {"wait", 16.0},
+        {"checkpoint", 32.0},
+        {"checkpoint_wait", 31.0}}},
       {"peak_bytes", int64_t{1} << 40},
+      {"failed_saves", 3},
       {"layers",
        {{{"theta", 0.1}, {"eta", 0.2}, {"alpha", 0.3}, {"state_norm", 0.4}, {"clamp_hits", 5}}}},
       {"fused", {{"memory_scan", {{"kernel", 1}, {"composed", 2}, {"fallback", 3}}}}}};

@@ -4,8 +4,10 @@
 
 #include <tuple>
 
+#include "src/ckpt/state_snapshot.h"
 #include "src/core/status.h"
 #include "src/job/trainer.h"
+#include "src/job/training_checkpoint.h"
 #include "src/model/parameters.h"
 #include "src/model/plan_inputs.h"
 #include "src/parallel/ranks.h"
@@ -55,6 +57,32 @@ INSTANTIATE_TEST_SUITE_P(All, PlanMemoryTest,
                            return v1::Block_Name(std::get<0>(info.param)) + "_" +
                                   v1::Rematerialize_Name(std::get<1>(info.param));
                          });
+
+// The copy of a save that is being written while the next step is taken.
+TEST(PlanMemoryTest, HoldsTheCopyOfASave) {
+  v1::RunConfig config = Sized(v1::MAG, v1::SLICES);
+  config.mutable_model()->set_width(64);
+  const int64_t without = TensorBytes(PlanRun(Effective(config)).value().memory());
+  config.mutable_train()->set_checkpoint_every(1);
+  const v1::RunConfig effective = Effective(config);
+  const v1::MemoryEstimate memory = PlanRun(effective).value().memory();
+  EXPECT_EQ(TensorBytes(memory), without + memory.snapshot());
+  EXPECT_EQ(memory.snapshot(), memory.weights() + memory.optimizer());
+  RandomSource source(effective);
+  auto trainer = Trainer::Create(effective, source);
+  ASSERT_TRUE(trainer.ok()) << trainer.status();
+  v1::StepMetrics metrics;
+  ASSERT_TRUE((*trainer)->Step(metrics).ok());
+  const int64_t before = metrics.peak_bytes();
+  StateSnapshot snapshot;
+  ASSERT_TRUE(snapshot.Take(CollectTraining({}, **trainer).pieces).ok());
+  ASSERT_TRUE((*trainer)->Step(metrics).ok());
+  EXPECT_NEAR(
+      static_cast<double>(metrics.peak_bytes() - before) / static_cast<double>(memory.snapshot()),
+      1, 0.02);
+  EXPECT_NEAR(static_cast<double>(TensorBytes(memory)) / static_cast<double>(metrics.peak_bytes()),
+              1, 0.1);
+}
 
 TEST(PlanMemoryTest, MixedPrecisionIsWithinTenPercentOfThePeak) {
   for (const auto& [block, policy] :

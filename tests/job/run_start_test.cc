@@ -132,9 +132,9 @@ TEST_F(RunStartTest, WhatDoesNotMakeItAnotherRunMayChange) {
   for (const std::string& override :
        {std::string("train.steps=9"), std::string("train.log_every=7"),
         std::string("train.checkpoint_every=1"), std::string("train.checkpoint_minutes=2"),
-        std::string("train.checkpoint_keep_every=4"), std::string("execution.threads=3"),
-        std::string("parallel.sp=2"), std::string("data.shards=elsewhere"),
-        std::string("train.optimizer.learning_rate=0.5")}) {
+        std::string("train.checkpoint_keep_every=4"), std::string("train.checkpoint_async=false"),
+        std::string("execution.threads=3"), std::string("parallel.sp=2"),
+        std::string("data.shards=elsewhere"), std::string("train.optimizer.learning_rate=0.5")}) {
     v1::RunConfig config = config_;
     ASSERT_OK(ApplyOverrides({&override, 1}, &config));
     const auto start = Decide(config);

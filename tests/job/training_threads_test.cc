@@ -28,6 +28,7 @@ class TrainingThreadsTest : public testing::Test {
     v1::TrainConfig& train = *options.written.mutable_train();
     train.set_steps(2);
     train.set_evaluate_every(2);
+    train.set_checkpoint_every(1);  // written behind the second step
     train.set_sequence_length(256);
     train.set_slice(128);
     train.set_sequences(4);

@@ -31,7 +31,7 @@ constexpr char kTrainDataExecution[] = R"(
 train {
   steps: 100 sequence_length: 256 slice: 128 sequences: 1 micro_batches: 1 accumulation: 1
   rematerialize: UNITS log_every: 1 vocabulary_tile: 8192 evaluation_tokens: 16384
-  checkpoint_keep: 3
+  checkpoint_keep: 3 checkpoint_async: true
   optimizer {
     learning_rate: 1e-3 minimum_ratio: 0.1 beta1: 0.9 beta2: 0.95 epsilon: 1e-8 weight_decay: 0.1
     clip_norm: 1 max_bad_steps: 5 decay_steps: 100

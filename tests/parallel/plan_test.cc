@@ -78,6 +78,22 @@ TEST(PlanTest, UnitsKeepsEveryInputAndCarry) {
   EXPECT_EQ(TensorBytes(memory), memory.total() - 6 - 5);
 }
 
+TEST(PlanTest, ACopyOfWhatIsSavedCountsWhereTensorsAreOnTheHost) {
+  PlanInputs in = Inputs();
+  const int64_t without = Plan(in).memory().total();
+  EXPECT_EQ(Plan(in).memory().snapshot(), 0);
+  in.snapshot_bytes = 201;
+  EXPECT_EQ(Plan(in).memory().snapshot(), 201);
+  EXPECT_EQ(Plan(in).memory().total(), without + 201);
+  in.on_host = false;
+  EXPECT_EQ(Plan(in).memory().snapshot(), 201);
+  EXPECT_EQ(Plan(in).memory().total(), without);
+  EXPECT_EQ(Plan(in, {.sp = 2}).memory().snapshot(), 101) << "each rank saves its share";
+  EXPECT_THAT(PrintPlan(Plan(in)), HasSubstr("being saved             201 B\n"));
+  in.process_bytes = 0;
+  EXPECT_THAT(PrintPlan(Plan(in)), HasSubstr(" 201 B of the host, not in the total\n"));
+}
+
 TEST(PlanTest, SlicesKeepsTheInputsOfOneSlice) {
   PlanInputs in = Inputs();
   in.rematerialize = v1::SLICES;

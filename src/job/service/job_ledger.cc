@@ -205,7 +205,7 @@ void JobLedger::TakeCheckpoint(const v1::CheckpointReport& report, Effects& effe
   if (!report.error().empty()) {
     FinishSaves(
         Internal("the checkpoint of step {} failed: {}", report.step(), Bounded(report.error())),
-        INT64_MAX, effects);
+        report.step(), effects);
   } else {
     // Lower than before where the newest was found damaged.
     if (!first_metrics_ && report.step() < checkpoint_step_) step_ = report.step();

@@ -202,6 +202,12 @@ TEST_F(JobLedgerTest, SavesThroughOneRank) {
   EXPECT_EQ(answers[1]->path(), "run/checkpoints/10");
   EXPECT_EQ(ledger_.Status().last_checkpoint_step(), 10);
   EXPECT_TRUE(ledger_.TakeCommand(streams_[0])->has_save());
+  // Written behind the steps, one that was begun before the request fails after it: no answer.
+  v1::WorkerReport before = CheckpointOf(0, 10);
+  before.mutable_checkpoint()->set_error("disk full");
+  ASSERT_TRUE(Send(before).ok());
+  EXPECT_EQ(answers.size(), 2);
+  EXPECT_TRUE(ledger_.TakeCommand(streams_[0])->has_save());
   v1::WorkerReport failed = CheckpointOf(0, 12);
   failed.mutable_checkpoint()->set_error("disk full");
   ASSERT_TRUE(Send(failed).ok());
