@@ -20,6 +20,7 @@ struct MemoryFlags {
   bool no_momentum = false, no_layer_norm = false, gelu = false;
   int threads = 0;
   bool cuda = false, one_shape = false;
+  std::string for_cpu;  // an option given that a GPU's bench does not have
   GpuMemoryBench gpu;
   std::string json;
 };
@@ -48,6 +49,12 @@ absl::Status BenchOnGpu(const MemoryFlags& flags) {
 }
 
 absl::Status BenchMemoryScan(const MemoryFlags& flags) {
+  if (flags.cuda && !flags.for_cpu.empty()) {
+    return InvalidArgument(
+        "{} is for --device cpu alone: on a GPU the scan takes bf16 and is timed until that is "
+        "sure",
+        flags.for_cpu);
+  }
   if (flags.cuda) return BenchOnGpu(flags);
   if (flags.gpu.compare || !flags.gpu.plot.empty()) {
     return InvalidArgument("--compare and --plot need --device cuda");
@@ -135,8 +142,11 @@ void AddBenchMemory(CLI::App& bench, Action& chosen) {
       ->capture_default_str();
   command->add_option("--json", flags->json, "File to write the results to as well");
   command->add_option("--plot", flags->gpu.plot, "SVG file to draw a GPU's roofline in");
-  command->callback([&chosen, flags, shape] {
+  command->callback([&chosen, flags, shape, command] {
     for (const CLI::Option* option : shape) flags->one_shape |= option->count() > 0;
+    for (const char* name : {"--iterations", "--dtype", "--threads"}) {
+      if (command->count(name) > 0) flags->for_cpu = name;
+    }
     chosen = [flags] { return BenchMemoryScan(*flags); };
   });
 }

@@ -56,6 +56,13 @@ TEST(BenchMemoryTest, TimesTheScanOnTheCpu) {
 }
 
 TEST(BenchMemoryTest, SaysWhatItCannotDoBeforeItMeasures) {
+  const std::pair<const char*, const char*> cpu_only[] = {
+      {"--dtype", "f64"}, {"--threads", "1"}, {"--iterations", "2"}};
+  for (const auto& [option, value] : cpu_only) {
+    const Result gpu = RunMnemo({"bench", "memory", "--device", "cuda", option, value});
+    EXPECT_EQ(gpu.code, kExitError);
+    EXPECT_THAT(gpu.err, HasSubstr(std::string(option) + " is for --device cpu alone"));
+  }
   const Result cpu = RunMnemo({"bench", "memory", "--compare"});
   EXPECT_EQ(cpu.code, kExitError);
   EXPECT_THAT(cpu.err, HasSubstr("need --device cuda"));
