@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs the Debian 12 packages that building and testing need, as root or through sudo.
 #
-#   launch/install.sh [--no-install]
+#   launch/install.sh [--no-install] [--with PACKAGE]...
 #
-#   --no-install   install nothing: list what is missing and fail if anything is
+#   --no-install     install nothing: list what is missing and fail if anything is
+#   --with PACKAGE   this one too
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -26,6 +27,11 @@ main() {
   while (($# > 0)); do
     case "$1" in
       --no-install) may_install=0 ;;
+      --with)
+        [[ -n "${2:-}" ]] || die "--with needs a package"
+        packages+=("$2")
+        shift
+        ;;
       -h | --help) usage && exit 0 ;;
       *) die "unknown option $1 (see --help)" ;;
     esac

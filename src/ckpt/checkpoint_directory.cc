@@ -211,6 +211,16 @@ absl::Status RemoveCheckpoint(FileSystem& fs, const std::string& directory) {
   return strangers ? absl::OkStatus() : fs.RemoveDirectory(directory);
 }
 
+int64_t RemovableBytes(FileSystem& fs, const std::string& directory) {
+  int64_t bytes = 0;
+  const absl::StatusOr<std::vector<std::string>> names = fs.List(directory);
+  if (!names.ok()) return 0;
+  for (const std::string& name : *names) {
+    if (IsPart(name)) bytes += fs.FileSize(directory + "/" + name).value_or(0);
+  }
+  return bytes;
+}
+
 int64_t CheckpointBytes(const v1::CheckpointManifest& manifest) {
   int64_t bytes = 0;
   for (const v1::CheckpointFile& file : manifest.files()) bytes += file.bytes();

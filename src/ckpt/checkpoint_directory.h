@@ -74,6 +74,8 @@ absl::Status RemoveLeftovers(FileSystem& fs, const std::string& checkpoints);
 // Removes one checkpoint, its manifest first. Files that are not part of one stay, and so does the
 // directory then.
 absl::Status RemoveCheckpoint(FileSystem& fs, const std::string& directory);
+// What that frees, of whole ones and of others; files that cannot be looked at are left out.
+int64_t RemovableBytes(FileSystem& fs, const std::string& directory);
 
 // Sum of the files' lengths.
 int64_t CheckpointBytes(const v1::CheckpointManifest& manifest);

@@ -286,12 +286,13 @@ absl::Status Prune(const CkptFlags& flags) {
   Json removed = Json::array();
   int64_t bytes = 0;
   for (const CheckpointEntry* entry : superfluous) {
+    const int64_t freed = RemovableBytes(fs, entry->path);
     if (!flags.dry_run) MNEMO_RETURN_IF_ERROR(RemoveCheckpoint(fs, entry->path));
     removed.push_back(entry->path);
-    bytes += CheckpointBytes(entry->manifest);
+    bytes += freed;
     if (!flags.json) {
-      fmt::print("{}{} ({})\n", flags.dry_run ? "would remove " : "removed ", entry->path,
-                 Name(entry->state));
+      fmt::print("{}{} ({}, {})\n", flags.dry_run ? "would remove " : "removed ", entry->path,
+                 Name(entry->state), Megabytes(freed));
     }
   }
   if (flags.json) {

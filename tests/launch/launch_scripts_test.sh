@@ -16,7 +16,7 @@ expect_error() {
     die "'$*' says '$(cat "$scratch/error")', not '$words'"
 }
 
-for script in bundle gpu_check install long_sequence quickstart recall_study test; do
+for script in bundle fuzz gpu_check install kill_study long_sequence quickstart recall_study test; do
   help="$(cd "$scratch" && "$root/launch/$script.sh" --help)"
   [[ "$help" == *"launch/$script.sh ["* ]] || die "the help of $script.sh has no usage: $help"
   [[ "$help" != *"set -euo"* ]] || die "the help of $script.sh has code in it"
@@ -49,6 +49,9 @@ expect_error "there is no build folder $scratch/none" "$root/launch/bundle.sh" -
 expect_error "$scratch is no build folder" "$root/launch/bundle.sh" --build "$scratch"
 expect_error "--out needs a value" "$root/launch/gpu_check.sh" --out
 expect_error "no stage nonsense; there are: ops" "$root/launch/gpu_check.sh" --only ops,nonsense
+expect_error "--n needs a number from 1 on" "$root/launch/kill_study.sh" --n none
+expect_error "there is no target nonsense" "$root/launch/fuzz.sh" nonsense
+expect_error "--with needs a package" "$root/launch/install.sh" --with
 expect_error "-L needs a label" "$root/launch/test.sh" -L
 expect_error "give either --all or -L" "$root/launch/test.sh" --all -L quick
 expect_error "no test has the label quik; there are: " "$root/launch/test.sh" -L quik
