@@ -163,7 +163,7 @@ std::string EncodeManifest(const v1::CheckpointManifest& manifest) {
 absl::StatusOr<v1::CheckpointManifest> DecodeManifest(std::string_view bytes,
                                                       const std::string& name) {
   const size_t body = bytes.size() - std::min(bytes.size(), kTrailerBytes);
-  if (bytes.substr(body, kMagic.size()) != kMagic) {
+  if (bytes.size() < kTrailerBytes || bytes.substr(body, kMagic.size()) != kMagic) {
     return DataLoss("{}: does not end as a manifest does; it is truncated, or something else",
                     name);
   }

@@ -41,7 +41,7 @@ void BinaryOf(BinaryOp op, const Tensor& a, const Tensor& b, const Tensor& out) 
     case BinaryOp::kDiv:
       return Map<T>(a, b, out, [](T x, T y) { return x / y; });
     case BinaryOp::kMax:  // NaN if either is
-      return Map<T>(a, b, out, [](T x, T y) { return (x > y) | (x != x) ? x : y; });
+      return Map<T>(a, b, out, [](T x, T y) { return ((x > y) | (x != x)) ? x : y; });
     case BinaryOp::kGreater:
       return Map<T>(a, b, out, [](T x, T y) { return x > y ? T(1) : T(0); });
   }

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <utility>
 
 namespace mnemo {
 namespace {
@@ -38,22 +39,21 @@ inline void Store(V v, T* to) {
 }
 
 // Rows r and r + S of a square of vectors swap their off-diagonal blocks of size S.
+template <int S, typename V, int... kLane>
+inline void SwapBlocks(V& a, V& b, std::integer_sequence<int, kLane...>) {
+  constexpr int kLanes = sizeof...(kLane);
+  const V x = a, y = b;
+  a = __builtin_shufflevector(x, y, ((kLane & S) != 0 ? kLanes + kLane - S : kLane)...);
+  b = __builtin_shufflevector(x, y, ((kLane & S) != 0 ? kLanes + kLane : kLane + S)...);
+}
+
 template <typename T, int S>
 inline void TransposeStage(typename Vectors<T>::Type* v) {
   constexpr int kLanes = Vectors<T>::kLanes;
-  typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> Index
-      __attribute__((vector_size(kVectorBytes)));
-  Index low, high;
-  for (int i = 0; i < kLanes; ++i) {
-    low[i] = (i & S) != 0 ? kLanes + i - S : i;
-    high[i] = (i & S) != 0 ? kLanes + i : i + S;
-  }
 #pragma GCC unroll 8
   for (int r = 0; r < kLanes; ++r) {
     if ((r & S) != 0) continue;
-    auto a = v[r], b = v[r + S];
-    v[r] = __builtin_shuffle(a, b, low);
-    v[r + S] = __builtin_shuffle(a, b, high);
+    SwapBlocks<S>(v[r], v[r + S], std::make_integer_sequence<int, kLanes>());
   }
 }
 
