@@ -63,6 +63,7 @@ processes() { pgrep -f -- "--run-dir $run( |\$)"; }
 # Until no process of the job is left.
 kill_all() {
   local ticks=100
+  kill -KILL "$job" || true # it may not be mpirun yet
   while processes; do
     pkill -KILL -f -- "--run-dir $run( |\$)" || true
     ((ticks-- > 0)) || return 1
@@ -94,6 +95,15 @@ ended_within() {
   done
   wait "$job" || fail "the job ended with $?"
   job=0
+}
+
+# await_step LINES NANOSECONDS: until metrics.jsonl has more lines than that, or the time is over.
+await_step() {
+  local until=$(($(now) + $2))
+  until (($(step_lines) > $1)); do
+    if (($(now) >= until)); then return 1; fi
+    sleep 0.02
+  done
 }
 
 step_lines() { if [[ -e "$run/metrics.jsonl" ]]; then wc -l <"$run/metrics.jsonl"; else echo 0; fi; }
@@ -144,6 +154,8 @@ main() {
   local begin patience moment lines
   begin="$(now)"
   start
+  await_step 0 600000000000 || fail "the run that nobody kills takes no step"
+  local first=$(($(now) - begin))
   ended_within 600000000000 || fail "the run that nobody kills does not end"
   local whole=$(($(now) - begin))
   patience=$((20 * whole + 30000000000))
@@ -156,6 +168,10 @@ main() {
       compare
       begin_round
     else
+      # One that should have taken a step by now is waited for: to stand still is a failure.
+      if ((moment > 3 * first)); then
+        await_step "$lines" "$patience" || fail "the job takes no step any more"
+      fi
       kill_job
       count "$lines"
     fi
@@ -167,7 +183,7 @@ main() {
   say "all $rounds runs equal the one that nobody killed, step by step and bit by bit; $kills kills:" \
     "$before_steps before a step, $in_saves in a save, $between between"
   if [[ -n "$json" ]]; then
-    printf '{"kills": %d, "ranks": %d, "steps": %d, "seed": %d, "runs": %d, "before_a_step": %d, "in_a_save": %d, "between": %d, "seconds_of_a_run": %.2f}\n' \
+    LC_ALL=C printf '{"kills": %d, "ranks": %d, "steps": %d, "seed": %d, "runs": %d, "before_a_step": %d, "in_a_save": %d, "between": %d, "seconds_of_a_run": %.2f}\n' \
       "$kills" "$ranks" "$steps" "$seed" "$rounds" "$before_steps" "$in_saves" "$between" \
       "$((whole / 1000000))e-3" >"$json"
   fi

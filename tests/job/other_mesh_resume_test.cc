@@ -18,7 +18,7 @@ namespace {
 constexpr int64_t kBefore = 10, kAfter = 50;  // steps under each mesh
 // Losses are means of 128 f32 numbers near 5, computed from weights that AdamW has taken apart by
 // the order of their gradients' sums: one rounding, 6e-8, of each of 50 steps' updates. Seen: 2e-8.
-constexpr double kApart = 1e-6;
+constexpr double kApart = kAfter * 6e-8;
 
 struct Change {
   Mesh from, to;
