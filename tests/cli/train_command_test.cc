@@ -106,7 +106,8 @@ TEST_F(TrainCommandTest, WithoutConfigTheCoordinatorDecides) {
 
 // No driver, or no CUDA in the build: said before anything is written.
 TEST_F(TrainCommandTest, AGpuThatIsNotThereIsOneLine) {
-  if (std::filesystem::exists("/dev/nvidia0")) GTEST_SKIP() << "there is one";
+  if (std::filesystem::exists("/dev/nvidia0"))
+    GTEST_SKIP() << "this machine has a GPU; the message is for those without";
   for (const std::vector<std::string>& more :
        {std::vector<std::string>{}, std::vector<std::string>{"--no-memory-check"}}) {
     std::vector<std::string> words = {"--set", "execution.device=CUDA"};

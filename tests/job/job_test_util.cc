@@ -46,6 +46,16 @@ v1::RunConfig TinyRun(v1::Block block) {
   return config;
 }
 
+TrainingRunOptions TinyRunOptions(const v1::RunConfig& written, const std::string& directory) {
+  TrainingRunOptions options;
+  options.written = written;
+  options.config_name = "tiny.textproto";
+  options.run_directory = directory;
+  options.check_memory = false;
+  options.measure_machine = false;
+  return options;
+}
+
 v1::RunConfig Effective(v1::RunConfig written, int vocabulary) {
   absl::StatusOr<v1::RunConfig> config = EffectiveConfig(written, "test");
   MNEMO_CHECK(config.ok(), "{}", std::string(config.status().message()));

@@ -50,12 +50,7 @@ class OtherMeshResumeTest : public testing::TestWithParam<Change> {
     config_.mutable_parallel()->set_tp(mesh.tp);
     config_.mutable_parallel()->set_zero(zero);
     ASSERT_OK(RunOnThreads(mesh.size(), {}, [&](Transport& transport) {
-      TrainingRunOptions options;
-      options.written = config_;
-      options.config_name = "tiny.textproto";
-      options.run_directory = Run(name);
-      options.check_memory = false;
-      options.measure_machine = false;
+      TrainingRunOptions options = TinyRunOptions(config_, Run(name));
       if (mesh.size() > 1) options.transport = &transport;
       int64_t steps = 0;
       options.on_phase = [&](int64_t taken, std::string_view phase) {

@@ -41,13 +41,7 @@ class TrainingMeshTest : public testing::TestWithParam<Mesh> {
   // The directory's last name is in the loss curve.
   std::string Run(const std::string& name) const { return directory_ / (name + "/run"); }
   TrainingRunOptions Options(const std::string& name) const {
-    TrainingRunOptions options;
-    options.written = config_;
-    options.config_name = "tiny.textproto";
-    options.run_directory = Run(name);
-    options.check_memory = false;
-    options.measure_machine = false;
-    return options;
+    return TinyRunOptions(config_, Run(name));
   }
   // On all ranks of the mesh; `change` sees the options of each. By rank. No rank is helped to end
   // when another fails.
