@@ -47,8 +47,9 @@ struct BackwardPlan {
 
 // In a fixed order cuDNN holds the gradients of all scores, seen or not, which is to stay within
 // `limit` bytes: fewer sequences at a time, else heads of one sequence in pieces as even as can be,
-// else queries of one head. A window is cut into blocks of its own size: whatever it hides would
-// otherwise be computed, in a fixed order always, in any order where keys come before the queries.
+// else queries of one head. A window is cut into blocks of its own size where what it hides would
+// otherwise be computed and outweighs the cut: in a fixed order over many times the window, in any
+// order only where keys come before the queries.
 BackwardPlan PlanBackward(const Shape& q, const AttentionPart& part, bool deterministic,
                           int64_t limit);
 

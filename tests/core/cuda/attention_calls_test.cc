@@ -222,7 +222,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{2, 3, 256, 0, 0, 4 * kTile, 6},          // head by head
                       Case{1, 2, 384, 0, 0, 4 * kTile, 2 * 3},      // queries of a head
                       Case{1, 2, 256, 100, 0, 3 * kTile, 2 * 2},    // the same, older keys
-                      Case{2, 2, 640, 0, 100, kPlenty, 2 * 2},      // first block and others
+                      Case{2, 2, 1280, 0, 100, kPlenty, 2 * 2},     // first block and others
+                      Case{2, 2, 640, 0, 100, kPlenty, 1},          // too few to be cut
                       Case{2, 2, 700, 99, 100, kPlenty, 2 * 2},     // blocks alike, and a rest
                       Case{1, 2, 700, 40, 100, kPlenty, 3},         // all three
                       Case{1, 2, 512, 140, 129, kPlenty, 1},        // more before than is seen

@@ -46,10 +46,10 @@ TEST(BackwardPlan, StaysWithinTheLimit) {
 
 TEST(BackwardPlan, CutsAWindowIntoBlocks) {
   // A first block without keys before it, the others alike.
-  const BackwardPlan first = Plan({8, 16, 4096, 64}, 4096, 512);
+  const BackwardPlan first = Plan({8, 16, 8192, 64}, 8192, 512);
   EXPECT_EQ(first.sequences, 1);
   EXPECT_EQ(first.heads, 16);
-  EXPECT_EQ(first.blocks, (std::vector<QueryBlocks>{{0, 512, 1, 0, 512}, {512, 512, 7, 1, 1023}}));
+  EXPECT_EQ(first.blocks, (std::vector<QueryBlocks>{{0, 512, 1, 0, 512}, {512, 512, 15, 1, 1023}}));
   EXPECT_FALSE(first.sums_in_f32);
   // Later slices: all alike, and a rest.
   EXPECT_EQ(Plan({1, 16, 1100, 64}, 1611, 512).blocks,
@@ -59,9 +59,6 @@ TEST(BackwardPlan, CutsAWindowIntoBlocks) {
             (std::vector<QueryBlocks>{{0, 4096, 1, 0, 4096}}));
   EXPECT_EQ(Plan({1, 16, 1024, 64}, 1535, 512, false).blocks,
             (std::vector<QueryBlocks>{{0, 512, 2, 0, 1023}}));
-  // No whole block behind the first one.
-  const BackwardPlan few = Plan({1, 32, 12000, 64}, 12000, 8192);
-  EXPECT_LE(few.heads * SdpaScoreBytes(8192, 8192), kLimit);
   // Blocks of which few fit: heads by heads, then fewer blocks.
   const BackwardPlan wide = Plan({1, 16, 16384, 64}, 16384 + 4095, 4096);
   EXPECT_EQ(wide.heads, 8);
@@ -70,6 +67,24 @@ TEST(BackwardPlan, CutsAWindowIntoBlocks) {
   EXPECT_EQ(wider.heads, 1);
   ASSERT_EQ(wider.blocks.size(), 2u);
   EXPECT_EQ(wider.blocks[1], (QueryBlocks{32768, 16384, 2, 32768, 32767}));
+}
+
+TEST(BackwardPlan, LeavesAWindowWholeWhereACutDoesNotPay) {
+  // A few times the window, as many keys as queries.
+  const BackwardPlan few = Plan({8, 16, 4096, 64}, 4096, 2048);
+  EXPECT_EQ(few.sequences, 4);
+  EXPECT_EQ(few.blocks, (std::vector<QueryBlocks>{{0, 4096, 1, 0, 4096}}));
+  EXPECT_EQ(Plan({8, 16, 4096, 64}, 4096, 512).blocks, few.blocks);
+  // Older keys make cuDNN compute everything: cut sooner.
+  EXPECT_EQ(Plan({1, 16, 4096, 64}, 4096 + 2047, 2048).blocks,
+            (std::vector<QueryBlocks>{{0, 2048, 2, 0, 4095}}));
+  EXPECT_EQ(Plan({1, 16, 600, 64}, 600 + 511, 512).blocks,
+            (std::vector<QueryBlocks>{{0, 600, 1, 0, 1111}}));
+  // Whole, and still within the limit: a head's queries in pieces.
+  const BackwardPlan large = Plan({1, 32, 65536, 64}, 65536, 60000);
+  EXPECT_EQ(large.heads, 1);
+  EXPECT_GT(large.blocks.size(), 1u);
+  EXPECT_TRUE(large.sums_in_f32);
 }
 
 }  // namespace
