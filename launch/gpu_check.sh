@@ -182,17 +182,20 @@ sanitized() {
 stage_sanitizer() {
   need_sanitizer
   local waist='CudaElementwise.NarrowAddedToWide:CudaElementwise.Fills*:CudaGemm.OneFactor*'
-  waist+=':CudaGemm.Sums*:CudaReduce.*Nothing*:CudaSoftmax.Rows*:CudaDevice.AdamW*'
+  waist+=':CudaGemm.Sums*:CudaReduce.*Nothing*:CudaSoftmax.Rows*:CudaDevice.AdamW*:BareKernels.*'
   sanitized memcheck ops 'All/CudaOps.*:CudaCompositions.NormsGatesAndConvolutions' cuda_ops_test
   sanitized memcheck waist "$waist" cuda_waist_test
   sanitized memcheck fused_kernels '*' cuda_fused_kernels_test
 }
 
+# Fused ops that multiply are left out: in cuBLAS's kernels racecheck ends with an internal error
+# (580.159, CUDA 13.0). Their own kernels run alone, in BareKernels.
 stage_race() {
   need_sanitizer
+  local multiply='*MemoryScan*:*Gates*:*CrossEntropy*'
   sanitized racecheck ops 'All/CudaOps.*f32Contiguous' cuda_ops_test
-  sanitized racecheck waist 'CudaSoftmax.Rows*:CudaReduce.*Nothing*' cuda_waist_test
-  sanitized racecheck fused_kernels '-*MemoryScan*' cuda_fused_kernels_test
+  sanitized racecheck waist 'CudaSoftmax.Rows*:CudaReduce.*Nothing*:BareKernels.*' cuda_waist_test
+  sanitized racecheck fused_kernels "-$multiply" cuda_fused_kernels_test
 }
 
 run_stage() {
