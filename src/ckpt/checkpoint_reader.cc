@@ -1,5 +1,6 @@
 #include "src/ckpt/checkpoint_reader.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "src/ckpt/manifest.h"
@@ -7,6 +8,12 @@
 #include "src/core/status.h"
 
 namespace mnemo {
+namespace {
+
+// Digests are taken of what is in the cache still.
+constexpr size_t kReadBlock = size_t{1} << 20;
+
+}  // namespace
 
 absl::StatusOr<CheckpointReader> CheckpointReader::Open(FileSystem& fs,
                                                         const std::string& directory) {
@@ -48,11 +55,20 @@ absl::StatusOr<Tensor> CheckpointReader::Read(std::string_view name) const {
   return ReadBox(name, WholeBox(ShapeOf(*tensor)));
 }
 
+absl::StatusOr<std::shared_ptr<ReadableFile>> CheckpointReader::OpenFile(int number) const {
+  const std::lock_guard lock(last_->mutex);
+  if (last_->number != number) {
+    last_->number = -1;
+    MNEMO_ASSIGN_OR_RETURN(last_->file, fs_->OpenToRead(PathOf(number)));
+    last_->number = number;
+  }
+  return last_->file;
+}
+
 absl::Status CheckpointReader::ReadPiece(const v1::CheckpointTensor& tensor,
                                          const v1::CheckpointPiece& piece, const Box& box,
                                          Tensor& out) const {
   const Box from = BoxOf(piece);
-  const std::string path = directory_ + "/" + manifest_->files(piece.file()).path();
   const int64_t element = SizeOf(out.dtype());
   char* const target = static_cast<char*>(out.raw());
   // Where the piece is one run of the result it is read to its place; the digest is checked there,
@@ -61,12 +77,18 @@ absl::Status CheckpointReader::ReadPiece(const v1::CheckpointTensor& tensor,
   std::string copy(in_place ? 0 : piece.byte_length(), '\0');
   char* const bytes = in_place ? target + OffsetIn(box, from.begin) * element : copy.data();
   const auto length = static_cast<size_t>(piece.byte_length());
-  MNEMO_RETURN_IF_ERROR(fs_->ReadRange(path, piece.byte_offset(), {bytes, length}));
-  if (!Matches(piece.xxh3_128(), DigestOf({bytes, length}))) {
+  MNEMO_ASSIGN_OR_RETURN(const std::shared_ptr<ReadableFile> file, OpenFile(piece.file()));
+  DigestStream digest;
+  for (size_t at = 0; at < length; at += kReadBlock) {
+    const std::span<char> block(bytes + at, std::min(kReadBlock, length - at));
+    MNEMO_RETURN_IF_ERROR(file->Read(piece.byte_offset() + static_cast<int64_t>(at), block));
+    digest.Update({block.data(), block.size()});
+  }
+  if (!Matches(piece.xxh3_128(), digest.Finish())) {
     return DataLoss(
         "{}: piece {} of tensor {} is damaged: the {} bytes from byte {} do not match "
         "their digest",
-        path, ToString(from), tensor.name(), length, piece.byte_offset());
+        PathOf(piece.file()), ToString(from), tensor.name(), length, piece.byte_offset());
   }
   if (!in_place) CopyShared(from, copy.data(), box, target, element);
   return absl::OkStatus();

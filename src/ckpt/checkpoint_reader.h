@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,7 +17,7 @@
 
 namespace mnemo {
 
-// Immutable and thread-safe; copies share the manifest. `fs` outlives it.
+// Immutable and thread-safe; copies share the manifest and an open file. `fs` outlives it.
 class CheckpointReader {
  public:
   // Reads the manifest in `directory` and checks it, and that every file is there and has its
@@ -38,6 +39,14 @@ class CheckpointReader {
 
  private:
   CheckpointReader(FileSystem& fs, std::string directory) : fs_(&fs), directory_(directory) {}
+  // The file read last stays open, so that what follows in it is read ahead.
+  struct LastFile {
+    std::mutex mutex;
+    int number = -1;
+    std::shared_ptr<ReadableFile> file;
+  };
+  std::string PathOf(int file) const { return directory_ + "/" + manifest_->files(file).path(); }
+  absl::StatusOr<std::shared_ptr<ReadableFile>> OpenFile(int number) const;
   absl::Status ReadPiece(const v1::CheckpointTensor& tensor, const v1::CheckpointPiece& piece,
                          const Box& box, Tensor& out) const;
 
@@ -45,6 +54,7 @@ class CheckpointReader {
   std::string directory_;
   std::shared_ptr<const v1::CheckpointManifest> manifest_;
   std::map<std::string_view, const v1::CheckpointTensor*> tensors_;  // views into *manifest_
+  std::shared_ptr<LastFile> last_ = std::make_shared<LastFile>();
 };
 
 struct CheckpointVerification {

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <memory>
 #include <set>
 #include <string>
 #include <string_view>
@@ -12,7 +13,7 @@
 namespace mnemo {
 namespace {
 
-constexpr int64_t kReadBlock = int64_t{1} << 20;
+constexpr int64_t kVerifiedBlock = int64_t{1} << 20;
 
 struct PieceInFile {
   const v1::CheckpointTensor* tensor;
@@ -38,7 +39,8 @@ std::vector<std::vector<PieceInFile>> PiecesByFile(const v1::CheckpointManifest&
 // Reads one file front to back, once: all of it into one digest, each piece into another.
 class FileCheck {
  public:
-  FileCheck(FileSystem& fs, std::string path) : fs_(fs), path_(std::move(path)) {}
+  FileCheck(std::unique_ptr<ReadableFile> file, std::string path)
+      : file_(std::move(file)), path_(std::move(path)) {}
 
   absl::Status Run(const v1::CheckpointFile& file, const std::vector<PieceInFile>& pieces,
                    std::vector<std::string>& problems) {
@@ -67,8 +69,8 @@ class FileCheck {
  private:
   absl::Status ReadUpTo(int64_t end, DigestStream* piece) {
     while (position_ < end) {
-      block_.resize(std::min(kReadBlock, end - position_));
-      MNEMO_RETURN_IF_ERROR(fs_.ReadRange(path_, position_, block_));
+      block_.resize(std::min(kVerifiedBlock, end - position_));
+      MNEMO_RETURN_IF_ERROR(file_->Read(position_, block_));
       digest_.Update(block_);
       if (piece != nullptr) piece->Update(block_);
       position_ += static_cast<int64_t>(block_.size());
@@ -76,7 +78,7 @@ class FileCheck {
     return absl::OkStatus();
   }
 
-  FileSystem& fs_;
+  std::unique_ptr<ReadableFile> file_;
   std::string path_;
   DigestStream digest_;
   std::string block_;
@@ -91,7 +93,8 @@ absl::Status CheckFile(FileSystem& fs, const std::string& path, const v1::Checkp
   if (bytes != file.bytes()) {
     return DataLoss("{}: has {} bytes instead of {}", path, bytes, file.bytes());
   }
-  return FileCheck(fs, path).Run(file, pieces, problems);
+  MNEMO_ASSIGN_OR_RETURN(auto opened, fs.OpenToRead(path));
+  return FileCheck(std::move(opened), path).Run(file, pieces, problems);
 }
 
 }  // namespace

@@ -7,8 +7,6 @@
 #include <string>
 #include <string_view>
 
-struct XXH3_state_s;
-
 namespace mnemo {
 
 // The canonical (big-endian) form of a 128-bit hash.
@@ -31,10 +29,8 @@ class DigestStream {
   void Reset();
 
  private:
-  struct Free {
-    void operator()(XXH3_state_s* state) const;
-  };
-  std::unique_ptr<XXH3_state_s, Free> state_;
+  struct State;
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace mnemo

@@ -23,6 +23,15 @@ class WritableFile {
   virtual absl::Status Close() = 0;
 };
 
+// A file being read. Thread-safe. Where parts are read one after the other from one object, what
+// follows is read ahead.
+class ReadableFile {
+ public:
+  virtual ~ReadableFile() = default;
+  // Fills `out` from byte `offset` on. DataLoss if the file ends before that.
+  virtual absl::Status Read(int64_t offset, std::span<char> out) = 0;
+};
+
 // Thread-safe.
 class FileSystem {
  public:
@@ -33,6 +42,8 @@ class FileSystem {
   virtual absl::StatusOr<std::string> ReadFile(const std::string& path) = 0;
   // Fills `out` from byte `offset` on. DataLoss if the file ends before that.
   virtual absl::Status ReadRange(const std::string& path, int64_t offset, std::span<char> out) = 0;
+  // For many parts of one file. As it is here, each goes through ReadRange.
+  virtual absl::StatusOr<std::unique_ptr<ReadableFile>> OpenToRead(const std::string& path);
   virtual absl::StatusOr<std::unique_ptr<WritableFile>> Create(const std::string& path) = 0;
   virtual absl::StatusOr<std::unique_ptr<WritableFile>> OpenAppend(const std::string& path) = 0;
   virtual absl::StatusOr<int64_t> FileSize(const std::string& path) = 0;

@@ -51,6 +51,39 @@ TEST_F(FileSystemTest, WritesAppendsAndReads) {
   EXPECT_EQ(fs_.ReadFile(Path("a")).value(), "");
 }
 
+// A file of more than is written back at a time, in parts of odd sizes.
+TEST_F(FileSystemTest, LargeFilesHoldWhatWasAppended) {
+  std::string large(size_t{40} << 20, '\0');
+  for (size_t i = 0; i < large.size(); ++i) large[i] = static_cast<char>(i * 2654435761u >> 13);
+  for (const bool append : {false, true}) {
+    auto file = append ? fs_.OpenAppend(Path("a")) : fs_.Create(Path("a"));
+    ASSERT_TRUE(file.ok());
+    for (size_t at = 0; at < large.size(); at += 3000001) {
+      ASSERT_TRUE((*file)->Append(std::string_view(large).substr(at, 3000001)).ok());
+    }
+    ASSERT_TRUE((*file)->Sync().ok());
+    ASSERT_TRUE((*file)->Close().ok());
+  }
+  EXPECT_TRUE(fs_.ReadFile(Path("a")).value() == large + large);
+}
+
+TEST_F(FileSystemTest, ReadsPartsOfAnOpenFile) {
+  ASSERT_TRUE(WriteFileAtomically(fs_, Path("f"), "0123456789").ok());
+  auto file = fs_.OpenToRead(Path("f"));
+  ASSERT_TRUE(file.ok());
+  ASSERT_TRUE(fs_.Remove(Path("f")).ok());  // it stays open
+  std::string part(4, '?');
+  for (const auto& [offset, text] : {std::pair(3, "3456"), {6, "6789"}, {0, "0123"}}) {
+    EXPECT_TRUE((*file)->Read(offset, part).ok());
+    EXPECT_EQ(part, text);
+  }
+  const absl::Status past = (*file)->Read(7, part);
+  EXPECT_TRUE(absl::IsDataLoss(past));
+  EXPECT_THAT(std::string(past.message()),
+              HasSubstr(Path("f") + ": ends 1 bytes before it should"));
+  EXPECT_TRUE(absl::IsNotFound(fs_.OpenToRead(Path("f")).status()));
+}
+
 TEST_F(FileSystemTest, ReadsRanges) {
   ASSERT_TRUE(WriteFileAtomically(fs_, Path("f"), "0123456789").ok());
   std::string part(4, '?');
