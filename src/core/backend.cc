@@ -12,4 +12,14 @@ Backend& Backend::For(Device device) {
   return CudaBackend(device.index);
 }
 
+std::shared_ptr<Storage> Backend::AllocateOnHost(int64_t bytes) {
+  return CpuBackend().Allocate(bytes);
+}
+
+std::unique_ptr<HostCopies> Backend::StartCopiesToHost(std::span<const Tensor> values,
+                                                       std::span<const Tensor> hosts) {
+  for (size_t i = 0; i < values.size(); ++i) CopyToHost(values[i], hosts[i].raw());
+  return nullptr;
+}
+
 }  // namespace mnemo

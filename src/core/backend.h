@@ -27,6 +27,14 @@ struct MemoryUse {
   int64_t peak_bytes = 0;     // the most since the last reset
 };
 
+// Copies to the host that run beside kernels.
+class HostCopies {
+ public:
+  virtual ~HostCopies() = default;  // waits
+  // Returns when they are done; thread-safe. Throws TensorError if one has failed.
+  virtual void Wait() const = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -36,6 +44,14 @@ class Backend {
   virtual std::shared_ptr<Storage> Allocate(int64_t bytes) = 0;
   virtual void CopyToHost(const Tensor& x, void* host) = 0;            // x contiguous
   virtual void CopyFromHost(const void* host, const Tensor& out) = 0;  // out contiguous
+  // Memory of the host that this device copies to fastest and without the caller's waiting:
+  // page-locked, for a GPU, or, if none can be had, after a warning, like any other.
+  virtual std::shared_ptr<Storage> AllocateOnHost(int64_t bytes);
+  // Copies every one of `values`, contiguous, into that of `hosts`, which lie in such memory and
+  // are as large. Each value is read after the kernels called before and beside those called later:
+  // until Wait() returns, nothing may write the values or read the copies. Null: it is done.
+  virtual std::unique_ptr<HostCopies> StartCopiesToHost(std::span<const Tensor> values,
+                                                        std::span<const Tensor> hosts);
   virtual MemoryUse Memory() const = 0;
   virtual void ResetPeakMemory() = 0;
 

@@ -45,6 +45,13 @@ bool ViewStrides(const Shape& shape, const Shape& strides, const Shape& view, Sh
   return true;
 }
 
+int64_t CheckedBytes(const Shape& shape, DType dtype) {
+  for (int64_t size : shape) {
+    Require(size >= 0, "a tensor cannot have shape {}", shape);
+  }
+  return ElementCount(shape) * SizeOf(dtype);
+}
+
 int NormalizeAxis(int axis, int rank) {
   int normal = axis < 0 ? axis + rank : axis;
   Require(normal >= 0 && normal < rank, "axis {} is outside a tensor of rank {}", axis, rank);
@@ -107,16 +114,21 @@ int64_t ElementCount(const Shape& shape) {
 
 std::string ToString(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
-Tensor Tensor::Empty(const Shape& shape, DType dtype, Device device) {
-  for (int64_t size : shape) {
-    Require(size >= 0, "a tensor cannot have shape {}", shape);
-  }
+Tensor Tensor::Over(const Shape& shape, DType dtype, std::shared_ptr<Storage> storage) {
   Tensor out;
   out.shape_ = shape;
   out.strides_ = ContiguousStrides(shape);
   out.dtype_ = dtype;
-  out.storage_ = Backend::For(device).Allocate(ElementCount(shape) * SizeOf(dtype));
+  out.storage_ = std::move(storage);
   return out;
+}
+
+Tensor Tensor::Empty(const Shape& shape, DType dtype, Device device) {
+  return Over(shape, dtype, Backend::For(device).Allocate(CheckedBytes(shape, dtype)));
+}
+
+Tensor Tensor::EmptyOnHost(const Shape& shape, DType dtype, Device device) {
+  return Over(shape, dtype, Backend::For(device).AllocateOnHost(CheckedBytes(shape, dtype)));
 }
 
 Tensor Tensor::Full(const Shape& shape, double value, DType dtype, Device device) {

@@ -51,6 +51,8 @@ class Tensor {
 
   // Uninitialised memory, contiguous (last dim fastest).
   static Tensor Empty(const Shape& shape, DType dtype, Device device = {});
+  // The same in host memory that `device` copies to fastest (Backend::AllocateOnHost).
+  static Tensor EmptyOnHost(const Shape& shape, DType dtype, Device device);
   static Tensor Full(const Shape& shape, double value, DType dtype, Device device = {});
   static Tensor Zeros(const Shape& shape, DType dtype, Device device = {}) {
     return Full(shape, 0, dtype, device);
@@ -111,6 +113,8 @@ class Tensor {
 
  private:
   friend class Backend;
+  static Tensor Over(const Shape& shape, DType dtype, std::shared_ptr<Storage> storage);
+
   std::shared_ptr<Storage> storage_;
   int64_t offset_ = 0;  // in elements
   Shape shape_, strides_;

@@ -40,10 +40,25 @@ std::string WayOut(const v1::RunConfig& config, const MemoryCheck& check, int sh
 
 }  // namespace
 
+absl::Status CheckHostMemory(const v1::RunConfig& config, const v1::Plan& plan,
+                             const MemoryCheck& check) {
+  if (ComputeDevice(config.execution()) == Device()) return absl::OkStatus();
+  const std::optional<int64_t> available =
+      check.host_available ? check.host_available : AvailableMemory();
+  const int64_t needed = plan.memory().snapshot() * check.ranks_here;
+  if (!available || needed <= *available) return absl::OkStatus();
+  return absl::ResourceExhaustedError(fmt::format(
+      "{}: saves behind the training are written from copies in the host's memory: they need {}, "
+      "as planned, and {} are available; set train.checkpoint_async = false; or try it all the "
+      "same with --no-memory-check",
+      check.config_name, PrintBytes(needed), PrintBytes(*available)));
+}
+
 absl::Status CheckMemory(const v1::RunConfig& config, const v1::Plan& plan,
                          const MemoryCheck& check) {
   const Device device = ComputeDevice(config.execution());
   MNEMO_ASSIGN_OR_RETURN(const std::optional<DeviceMemory> memory, Open(check.config_name, device));
+  MNEMO_RETURN_IF_ERROR(CheckHostMemory(config, plan, check));
   std::optional<int64_t> available = check.available;
   if (!available) available = memory ? memory->free : AvailableMemory();
   if (!available) return absl::OkStatus();

@@ -18,6 +18,8 @@ struct MemoryCheck {
   int ranks_here = 1;       // of these, on this host, whose memory they share
   // Bytes; null: what the machine, or the GPU, has free now.
   std::optional<int64_t> available;
+  // Of the host, beside a GPU.
+  std::optional<int64_t> host_available{};
 };
 
 // ResourceExhausted if the plan takes more than there is: one line with what is missing and the
@@ -25,6 +27,11 @@ struct MemoryCheck {
 // that cannot be done.
 absl::Status CheckMemory(const v1::RunConfig& config, const v1::Plan& plan,
                          const MemoryCheck& check);
+
+// ResourceExhausted if the copies that the ranks here write saves from, beside a GPU each, take
+// more than the host has: one line. Part of CheckMemory.
+absl::Status CheckHostMemory(const v1::RunConfig& config, const v1::Plan& plan,
+                             const MemoryCheck& check);
 
 // Takes from the driver of a GPU what the plan's tensors need and a thirtieth more, for the gaps
 // between them, in one block, and says so in the log; less where there is less. Nothing on the CPU.

@@ -5,11 +5,46 @@
 #include "src/core/status.h"
 #include "src/model/door.h"
 #include "src/model/execution.h"
+#include "src/parallel/plan.h"
 
 namespace mnemo {
 
 double RunCheckpoints::SecondsSince(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+RunCheckpoints::RunCheckpoints(Options options, Trainer& trainer)
+    : options_(std::move(options)),
+      trainer_(trainer),
+      saved_step_(options_.start),
+      counted_step_(options_.start) {
+  trainer_.BeforeUpdate([this] { return AwaitCopy(); });
+}
+
+RunCheckpoints::~RunCheckpoints() { trainer_.BeforeUpdate(nullptr); }
+
+absl::Status RunCheckpoints::Reserve() {
+  const bool on_gpu = ComputeDevice(trainer_.config().execution()) != Device();
+  if (!on_gpu || !SavesBehindTraining(trainer_.config().train())) return absl::OkStatus();
+  return AtTheDoor([&]() -> absl::Status {
+    MNEMO_RETURN_IF_ERROR(snapshot_.Reserve(CollectTraining({}, trainer_).pieces));
+    if (trainer_.ranks().first()) {
+      LogInfo("{} of host memory taken for copies of what is saved", PrintBytes(snapshot_.bytes()));
+    }
+    return absl::OkStatus();
+  });
+}
+
+// The step at hand is about to change what is being copied.
+absl::Status RunCheckpoints::AwaitCopy() {
+  if (!behind_ || behind_->copied) return absl::OkStatus();
+  const Clock::time_point begin = Clock::now();
+  const absl::Status copied = snapshot_.Wait();
+  const double seconds = SecondsSince(begin);
+  behind_->copied = true;
+  behind_->stall += seconds;
+  stall_ += seconds;
+  return copied;
 }
 
 bool RunCheckpoints::Due() const {
@@ -25,7 +60,7 @@ bool RunCheckpoints::DueByClock() const {
 absl::Status RunCheckpoints::CountTokens() {
   v1::TrainingState& state = *options_.about.mutable_training();
   for (; counted_step_ < trainer_.step(); ++counted_step_) {
-    MNEMO_ASSIGN_OR_RETURN(const int64_t targets, stream_.ValidTargets(counted_step_));
+    MNEMO_ASSIGN_OR_RETURN(const int64_t targets, options_.valid_targets(counted_step_));
     state.set_tokens_seen(state.tokens_seen() + targets);
   }
   return absl::OkStatus();
@@ -112,7 +147,9 @@ void RunCheckpoints::SaveBehind(Clock::time_point begin) {
   }
   behind_.emplace();
   behind_->step = trainer_.step();
-  behind_->written = std::async(std::launch::async, [this, saved = std::move(saved)] {
+  behind_->copied = !snapshot_.under_way();
+  behind_->written = std::async(std::launch::async, [this, saved = std::move(saved)]() mutable {
+    if (const absl::Status copied = snapshot_.Wait(); !copied.ok()) saved = copied;
     return Write(saved, trainer_.ranks().saves());
   });
   behind_->stall = SecondsSince(begin);

@@ -1,9 +1,10 @@
 // When a training run saves, and what becomes of the result.
 //
 // Behind the training (SavesBehindTraining), a save copies the state to host memory and lets the
-// next step begin. Another thread of every rank writes the copy, and these threads commit it among
-// themselves, over Ranks::saves(), so that no step waits for them nor has to agree when. One save
-// goes on at a time: the next waits for it, which bounds the memory to one copy.
+// next step begin; from a GPU it is copied beside that step, which changes nothing of the state
+// before the copy is done. Another thread of every rank writes the copy, and these threads commit
+// it among themselves, over Ranks::saves(), so that no step waits for them nor has to agree when.
+// One save goes on at a time: the next waits for it, which bounds the memory to one copy.
 #pragma once
 
 #include <chrono>
@@ -18,7 +19,6 @@
 #include "mnemo/v1/job.pb.h"
 #include "src/ckpt/state_snapshot.h"
 #include "src/core/file_system.h"
-#include "src/data/sample_stream.h"
 #include "src/job/trainer.h"
 #include "src/job/training_checkpoint.h"
 
@@ -34,18 +34,21 @@ class RunCheckpoints {
     // Writer, config, plan, tokenizer, data_digest; and tokens_seen by `start`. Of the first rank.
     v1::CheckpointManifest about;
     int64_t start = 0;  // the step from which the run goes on
+    // Targets of step s + 1 that count, for tokens_seen. Of the first rank.
+    std::function<absl::StatusOr<int64_t>(int64_t s)> valid_targets;
     // On the first rank; both may be empty. Called before each save; and told of every save, well
     // or badly, by the call in which its end is noticed.
     std::function<void()> before_save;
     std::function<void(const v1::CheckpointReport&)> on_save;
   };
-  // `trainer` and `stream` outlive it.
-  RunCheckpoints(Options options, Trainer& trainer, const SampleStream& stream)
-      : options_(std::move(options)),
-        trainer_(trainer),
-        stream_(stream),
-        saved_step_(options_.start),
-        counted_step_(options_.start) {}
+  // `trainer` outlives it, and tells it when a step is about to change the state.
+  RunCheckpoints(Options options, Trainer& trainer);
+  ~RunCheckpoints();
+  RunCheckpoints(const RunCheckpoints&) = delete;
+
+  // Takes the memory for copies from a GPU, page-locked, which would hold up the first save. Says
+  // so in the log of the first rank.
+  absl::Status Reserve();
 
   // By train.checkpoint_every.
   bool Due() const;
@@ -86,6 +89,7 @@ class RunCheckpoints {
   struct Behind {
     int64_t step = 0;
     double stall = 0;  // seconds that the steps have waited for it
+    bool copied = false;
     std::future<Written> written;
   };
   static double SecondsSince(Clock::time_point begin);
@@ -93,6 +97,7 @@ class RunCheckpoints {
   absl::StatusOr<SavedTraining> Collect();
   absl::Status CountTokens();
   Written Write(const absl::StatusOr<SavedTraining>& saved, Communicator& group) const;
+  absl::Status AwaitCopy();
   absl::Status SaveHere(Clock::time_point begin);
   void SaveBehind(Clock::time_point begin);
   absl::Status Settle();
@@ -102,7 +107,6 @@ class RunCheckpoints {
 
   Options options_;
   Trainer& trainer_;
-  const SampleStream& stream_;
   std::string newest_;
   int64_t saved_step_;
   int64_t counted_step_;                         // tokens_seen counts the tokens up to here

@@ -220,6 +220,9 @@ absl::Status SetUp::OpenRecord() {
   checkpoints.start = run_.start.step;
   checkpoints.before_save = [record = &run_.record] { (*record)->Sync(); };
   checkpoints.on_save = options_.on_save;
+  checkpoints.valid_targets = [&stream = run_.source->stream()](int64_t step) {
+    return stream.ValidTargets(step);
+  };
   if (run_.ranks->first()) {
     MNEMO_ASSIGN_OR_RETURN(
         run_.record, RunRecord::Open(*options_.fs, *run_.directory, run_.start, run_.data.config));
@@ -236,9 +239,8 @@ absl::Status SetUp::OpenRecord() {
     LogInfo("effective configuration, also in {}:\n{}", run_.directory->config_path(),
             PrintConfigText(run_.data.config));
   }
-  run_.checkpoints = std::make_unique<RunCheckpoints>(std::move(checkpoints), *run_.trainer,
-                                                      run_.source->stream());
-  return absl::OkStatus();
+  run_.checkpoints = std::make_unique<RunCheckpoints>(std::move(checkpoints), *run_.trainer);
+  return run_.checkpoints->Reserve();
 }
 
 // All ranks at once, since they share hosts.

@@ -194,6 +194,8 @@ absl::Status Trainer::RunStep(bool statistics, v1::StepMetrics& metrics) {
   Enter("sum of gradients");
   MNEMO_RETURN_IF_ERROR(Combine(metrics, norm));
   metrics.mutable_seconds()->set_wait(metrics.seconds().wait() + lap.Seconds());
+  if (before_update_) MNEMO_RETURN_IF_ERROR(before_update_());
+  lap.Seconds();
   Enter("update");
   const absl::Status status = Update(norm, metrics);
   metrics.mutable_seconds()->set_optimizer(lap.Seconds());

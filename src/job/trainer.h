@@ -45,6 +45,10 @@ class Trainer {
   // Called with a literal at the start of each phase of a step.
   void OnPhase(std::function<void(const char* phase)> on_phase) { on_phase_ = std::move(on_phase); }
 
+  // Called in every step before anything of parameters and optimizer state changes, as late as can
+  // be; forward and backward have run. The step ends with its error.
+  void BeforeUpdate(std::function<absl::Status()> before) { before_update_ = std::move(before); }
+
   // Before ranks and transport end in peace, on all ranks: nothing is under way afterwards.
   absl::Status Drain() { return relay_->Drain(); }
 
@@ -105,6 +109,7 @@ class Trainer {
   int64_t step_ = 0;
   int64_t peak_bytes_ = 0;
   std::function<void(const char*)> on_phase_;
+  std::function<absl::Status()> before_update_;
   std::optional<TraceRange> phase_;  // that a step is in
 };
 

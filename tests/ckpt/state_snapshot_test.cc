@@ -31,6 +31,24 @@ TEST(StateSnapshotTest, CopiesStayAsTheValuesWere) {
   }
 }
 
+TEST(StateSnapshotTest, TakesTheMemoryThatWasReserved) {
+  const std::vector<StatePiece> pieces = PiecesOf(MakeState(1), 0, 1);
+  StateSnapshot snapshot;
+  EXPECT_EQ(snapshot.bytes(), 0);
+  ASSERT_TRUE(snapshot.Reserve(pieces).ok());
+  int64_t bytes = 0;
+  for (const StatePiece& piece : pieces) bytes += piece.value.bytes();
+  const int64_t held = snapshot.bytes();
+  EXPECT_GE(held, bytes);
+  EXPECT_LE(held, bytes + 64 * static_cast<int64_t>(pieces.size()));
+  const int64_t before = Backend::For({}).Memory().current_bytes;
+  ASSERT_TRUE(snapshot.Take(pieces).ok());
+  EXPECT_TRUE(snapshot.Wait().ok());
+  EXPECT_EQ(Backend::For({}).Memory().current_bytes, before);
+  snapshot.Release();
+  EXPECT_EQ(Backend::For({}).Memory().current_bytes, before - held);
+}
+
 TEST(StateSnapshotTest, TheNextCopyTakesTheMemoryOfTheLast) {
   const std::vector<StatePiece> pieces = PiecesOf(MakeState(1), 0, 1);
   StateSnapshot snapshot;

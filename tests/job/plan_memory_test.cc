@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "src/ckpt/state_snapshot.h"
+#include "src/core/backend.h"
 #include "src/core/status.h"
 #include "src/job/trainer.h"
 #include "src/job/training_checkpoint.h"
@@ -12,6 +13,7 @@
 #include "src/model/plan_inputs.h"
 #include "src/parallel/ranks.h"
 #include "src/parallel/thread_transport.h"
+#include "tests/data/data_test_util.h"
 #include "tests/job/job_test_util.h"
 
 namespace mnemo {
@@ -82,6 +84,42 @@ TEST(PlanMemoryTest, HoldsTheCopyOfASave) {
       1, 0.02);
   EXPECT_NEAR(static_cast<double>(TensorBytes(memory)) / static_cast<double>(metrics.peak_bytes()),
               1, 0.1);
+}
+
+// What tensors take while a save is written behind the training: the copy and next to nothing
+// beside it, on every rank.
+TEST(PlanMemoryTest, WritingACopyTakesNoMoreThanThePlanSays) {
+  v1::RunConfig config = Sized(v1::MAG, v1::SLICES);
+  config.mutable_model()->set_width(256);
+  config.mutable_train()->set_checkpoint_every(1);
+  config.mutable_parallel()->set_dp(2);
+  const v1::RunConfig effective = Effective(config);
+  const int64_t planned = PlanRun(effective, 2).value().memory().snapshot();
+  const TestDirectory directory;
+  std::vector<StateSnapshot> snapshots(2);
+  const absl::Status status = RunOnThreads(2, {}, [&](Transport& transport) -> absl::Status {
+    MNEMO_ASSIGN_OR_RETURN(auto ranks, Ranks::Create(transport, {2, 1, 1}));
+    MNEMO_ASSIGN_OR_RETURN(const StepShare share, ShareOfRank(*ranks, effective.train()));
+    RandomSource source(effective, share);
+    MNEMO_ASSIGN_OR_RETURN(auto trainer, Trainer::Create(effective, source, *ranks));
+    v1::StepMetrics metrics;
+    MNEMO_RETURN_IF_ERROR(trainer->Step(metrics));
+    SavedTraining saved = CollectTraining({}, *trainer);
+    StateSnapshot& snapshot = snapshots[ranks->rank()];
+    MNEMO_ASSIGN_OR_RETURN(saved.pieces, snapshot.Take(saved.pieces));
+    EXPECT_LE(snapshot.bytes(), planned + planned / 50);
+    EXPECT_GE(snapshot.bytes(), planned - planned / 50);
+    MNEMO_RETURN_IF_ERROR(ranks->world().Barrier());
+    const int64_t before = Backend::For({}).Memory().current_bytes;
+    if (ranks->first()) Backend::For({}).ResetPeakMemory();
+    MNEMO_RETURN_IF_ERROR(ranks->world().Barrier());
+    MNEMO_RETURN_IF_ERROR(
+        WriteTraining(FileSystem::Posix(), directory / "checkpoints", saved, *ranks, ranks->world())
+            .status());
+    EXPECT_LE(Backend::For({}).Memory().peak_bytes - before, planned / 50);
+    return ranks->world().Barrier();
+  });
+  EXPECT_TRUE(status.ok()) << status;
 }
 
 TEST(PlanMemoryTest, MixedPrecisionIsWithinTenPercentOfThePeak) {

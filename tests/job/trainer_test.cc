@@ -205,6 +205,39 @@ TEST(TrainerTest, StopsWhenValuesStayNonFinite) {
   EXPECT_EQ(parameters.Get("embedding.weight").ToDoubles(), before);
 }
 
+// What a save that copies beside a step relies on.
+TEST(TrainerTest, BeforeUpdateIsCalledWhileTheStateIsThatOfTheStepBefore) {
+  const v1::RunConfig effective = Effective(TinyRun());
+  RandomSource source(effective);
+  auto trainer = Trainer::Create(effective, source);
+  ASSERT_TRUE(trainer.ok()) << trainer.status();
+  const auto state = [&] {
+    std::vector<std::vector<double>> values = {(*trainer)->parameters().flat().ToDoubles()};
+    for (const StateTensor& moment : (*trainer)->optimizer().State()) {
+      values.push_back(moment.tensor.ToDoubles());
+    }
+    return values;
+  };
+  v1::StepMetrics metrics;
+  ASSERT_TRUE((*trainer)->Step(metrics).ok());
+  const auto before = state();
+  int calls = 0;
+  (*trainer)->BeforeUpdate([&] {
+    ++calls;
+    EXPECT_EQ(state(), before);
+    const std::vector<double> gradients = (*trainer)->gradients().flat().ToDoubles();
+    EXPECT_NE(gradients, std::vector<double>(gradients.size(), 0)) << "the backward pass is done";
+    return absl::OkStatus();
+  });
+  ASSERT_TRUE((*trainer)->Step(metrics).ok());
+  EXPECT_EQ(calls, 1);
+  const auto after = state();
+  EXPECT_NE(after, before);
+  (*trainer)->BeforeUpdate([] { return absl::InternalError("the copy failed"); });
+  EXPECT_EQ((*trainer)->Step(metrics).message(), "the copy failed");
+  EXPECT_EQ(state(), after);
+}
+
 TEST(TrainerTest, AStepWithoutTargetsIsAnError) {
   class Masked : public StepSource {
    public:

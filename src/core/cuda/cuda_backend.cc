@@ -6,6 +6,8 @@
 #include "src/core/cuda/check.h"
 #include "src/core/cuda/device.h"
 #include "src/core/cuda/fused_kernels.h"
+#include "src/core/cuda/host_copies.h"
+#include "src/core/log.h"
 
 namespace mnemo {
 namespace {
@@ -47,6 +49,7 @@ CudaDevice::CudaDevice(int index) : index_(index) {
     MNEMO_CUDA(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, priority));
   };
   create(stream_, first), create(beside_, first), create(behind_, last);
+  create(copies_, first);
   MNEMO_CUDA(cudaMalloc(&workspace_, cuda::MatrixProducts::kWorkspaceBytes));
   arena_ = std::make_unique<Arena>(fmt::format("cuda:{}", index), DriverMemory());
   ring_ = std::make_unique<cuda::PinnedRing>();
@@ -61,7 +64,7 @@ CudaDevice::~CudaDevice() {
   ring_.reset();
   arena_.reset();
   cudaFree(workspace_);
-  for (const cudaStream_t stream : {stream_, beside_, behind_}) cudaStreamDestroy(stream);
+  for (const cudaStream_t stream : {stream_, beside_, behind_, copies_}) cudaStreamDestroy(stream);
 }
 
 void CudaDevice::Use() const {
@@ -90,6 +93,27 @@ void CudaDevice::CopyFromHost(const void* host, const Tensor& out) {
   if (out.bytes() == 0) return;
   Use();
   ring_->Copy(host, out.bytes(), out.raw(), stream_);
+}
+
+std::shared_ptr<Storage> CudaDevice::AllocateOnHost(int64_t bytes) {
+  Use();
+  if (auto pinned = cuda::AllocatePinned(bytes)) return pinned;
+  LogWarning(
+      "cuda:{}: {} bytes of host memory cannot be page-locked (`ulimit -l`, or too little memory): "
+      "copies to ordinary memory are slower, and training waits for them",
+      index_, bytes);
+  return Backend::AllocateOnHost(bytes);
+}
+
+std::unique_ptr<HostCopies> CudaDevice::StartCopiesToHost(std::span<const Tensor> values,
+                                                          std::span<const Tensor> hosts) {
+  MNEMO_CHECK(values.size() == hosts.size());
+  for (size_t i = 0; i < values.size(); ++i) {
+    MNEMO_CHECK(values[i].contiguous() && hosts[i].contiguous() &&
+                values[i].bytes() == hosts[i].bytes());
+  }
+  Use();
+  return std::make_unique<cuda::StreamCopies>(values, hosts, stream_, copies_);
 }
 
 MemoryUse CudaDevice::Memory() const { return arena_->use(); }

@@ -28,6 +28,9 @@ class CudaDevice final : public Backend {
   std::shared_ptr<Storage> Allocate(int64_t bytes) override;
   void CopyToHost(const Tensor& x, void* host) override;
   void CopyFromHost(const void* host, const Tensor& out) override;
+  std::shared_ptr<Storage> AllocateOnHost(int64_t bytes) override;
+  std::unique_ptr<HostCopies> StartCopiesToHost(std::span<const Tensor> values,
+                                                std::span<const Tensor> hosts) override;
   MemoryUse Memory() const override;
   void ResetPeakMemory() override;
 
@@ -73,7 +76,8 @@ class CudaDevice final : public Backend {
   const int index_;
   int multiprocessors_ = 0;
   cudaStream_t stream_ = nullptr, beside_ = nullptr, behind_ = nullptr;
-  void* workspace_ = nullptr;  // of products; not the arena's
+  cudaStream_t copies_ = nullptr;  // to the host, beside kernels
+  void* workspace_ = nullptr;      // of products; not the arena's
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<cuda::PinnedRing> ring_;
   std::unique_ptr<cuda::MatrixProducts> products_;
