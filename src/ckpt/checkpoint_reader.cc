@@ -33,20 +33,38 @@ const v1::CheckpointTensor* CheckpointReader::Find(std::string_view name) const 
   return found == tensors_.end() ? nullptr : found->second;
 }
 
-absl::StatusOr<Tensor> CheckpointReader::ReadBox(std::string_view name, const Box& box) const {
+absl::StatusOr<const v1::CheckpointTensor*> CheckpointReader::FindBox(std::string_view name,
+                                                                      const Box& box) const {
   const v1::CheckpointTensor* tensor = Find(name);
   if (tensor == nullptr) return NotFound("{}: there is no tensor \"{}\"", directory_, name);
   if (!LiesIn(box, ShapeOf(*tensor))) {
     return InvalidArgument("{}: what is asked of tensor {} does not lie in its shape {}",
                            directory_, name, ShapeOf(*tensor));
   }
-  Tensor out = Tensor::Empty(box.shape, DTypeOf(*tensor));
+  return tensor;
+}
+
+absl::StatusOr<Tensor> CheckpointReader::ReadBox(std::string_view name, const Box& box) const {
+  MNEMO_ASSIGN_OR_RETURN(const v1::CheckpointTensor* const tensor, FindBox(name, box));
+  const Tensor out = Tensor::Empty(box.shape, DTypeOf(*tensor));
+  MNEMO_RETURN_IF_ERROR(ReadBoxInto(name, box, out));
+  return out;
+}
+
+absl::Status CheckpointReader::ReadBoxInto(std::string_view name, const Box& box,
+                                           const Tensor& out) const {
+  MNEMO_ASSIGN_OR_RETURN(const v1::CheckpointTensor* const tensor, FindBox(name, box));
+  if (out.device() != Device() || !out.contiguous() || out.shape() != box.shape ||
+      out.dtype() != DTypeOf(*tensor)) {
+    return InvalidArgument("{}: tensor {}, of {}, cannot be read into {} of shape {}", directory_,
+                           name, Name(DTypeOf(*tensor)), Name(out.dtype()), out.shape());
+  }
   for (const v1::CheckpointPiece& piece : tensor->pieces()) {
     if (Intersect(BoxOf(piece), box)) {
       MNEMO_RETURN_IF_ERROR(ReadPiece(*tensor, piece, box, out));
     }
   }
-  return out;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Tensor> CheckpointReader::Read(std::string_view name) const {
@@ -67,7 +85,7 @@ absl::StatusOr<std::shared_ptr<ReadableFile>> CheckpointReader::OpenFile(int num
 
 absl::Status CheckpointReader::ReadPiece(const v1::CheckpointTensor& tensor,
                                          const v1::CheckpointPiece& piece, const Box& box,
-                                         Tensor& out) const {
+                                         const Tensor& out) const {
   const Box from = BoxOf(piece);
   const int64_t element = SizeOf(out.dtype());
   char* const target = static_cast<char*>(out.raw());

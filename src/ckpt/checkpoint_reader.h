@@ -36,6 +36,9 @@ class CheckpointReader {
   // DataLoss naming the file if a piece is damaged.
   absl::StatusOr<Tensor> ReadBox(std::string_view name, const Box& box) const;
   absl::StatusOr<Tensor> Read(std::string_view name) const;  // all of it
+  // The same into `out`, in host memory, contiguous, of the box's shape and the tensor's dtype: no
+  // copy is made of what lies together in both. After an error `out` may hold anything.
+  absl::Status ReadBoxInto(std::string_view name, const Box& box, const Tensor& out) const;
 
  private:
   CheckpointReader(FileSystem& fs, std::string directory) : fs_(&fs), directory_(directory) {}
@@ -45,10 +48,11 @@ class CheckpointReader {
     int number = -1;
     std::shared_ptr<ReadableFile> file;
   };
+  absl::StatusOr<const v1::CheckpointTensor*> FindBox(std::string_view name, const Box& box) const;
   std::string PathOf(int file) const { return directory_ + "/" + manifest_->files(file).path(); }
   absl::StatusOr<std::shared_ptr<ReadableFile>> OpenFile(int number) const;
   absl::Status ReadPiece(const v1::CheckpointTensor& tensor, const v1::CheckpointPiece& piece,
-                         const Box& box, Tensor& out) const;
+                         const Box& box, const Tensor& out) const;
 
   FileSystem* fs_;
   std::string directory_;

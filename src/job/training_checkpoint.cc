@@ -6,6 +6,7 @@
 
 #include "src/ckpt/checkpoint_reader.h"
 #include "src/ckpt/checkpoint_writer.h"
+#include "src/ckpt/manifest.h"
 #include "src/core/backend.h"
 #include "src/core/status.h"
 #include "src/job/agreement.h"
@@ -110,12 +111,13 @@ absl::Status ReadRows(const CheckpointReader& reader, const std::string& name,
     return FailedPrecondition("{}: {} {}: it is of another model", reader.directory(),
                               found == nullptr ? "has no tensor" : "has another shape of", name);
   }
-  MNEMO_ASSIGN_OR_RETURN(const Tensor value,
-                         reader.ReadBox(name, {RowStart(info, first_row), into.shape()}));
-  if (value.dtype() != into.dtype()) {
+  if (DTypeOf(*found) != into.dtype()) {
     return FailedPrecondition("{}: {} is {}, but the run computes in {}; set execution.precision",
-                              reader.directory(), name, Name(value.dtype()), Name(into.dtype()));
+                              reader.directory(), name, Name(DTypeOf(*found)), Name(into.dtype()));
   }
+  const Box box = {RowStart(info, first_row), into.shape()};
+  if (into.device() == Device() && into.contiguous()) return reader.ReadBoxInto(name, box, into);
+  MNEMO_ASSIGN_OR_RETURN(const Tensor value, reader.ReadBox(name, box));
   Backend::For(into.device()).Copy(value.To(into.device()), into);
   return absl::OkStatus();
 }

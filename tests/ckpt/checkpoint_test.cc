@@ -89,6 +89,27 @@ TEST(CheckpointTest, AnyBoxCanBeRead) {
               HasSubstr("tensor carry/0/tokens does not lie in its shape [11]"));
 }
 
+TEST(CheckpointTest, BoxesAreReadIntoWhatTakesThem) {
+  const ScratchDirectory scratch;
+  const TestState state = MakeState(2);
+  const auto directory = SaveState(Fs(), scratch / "run", 1, state, 3);
+  ASSERT_TRUE(directory.ok()) << directory.status();
+  const auto reader = CheckpointReader::Open(Fs(), *directory);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  for (const TestTensor& tensor : state) {
+    const Shape& shape = tensor.value.shape();
+    const Box whole{Shape(shape.size(), 0), shape};
+    const Tensor out = Tensor::Full(shape, 9, tensor.value.dtype());
+    ASSERT_TRUE(reader->ReadBoxInto(tensor.name, whole, out).ok()) << tensor.name;
+    EXPECT_EQ(BytesOf(out), BytesOf(tensor.value.Contiguous())) << tensor.name;
+    const DType other = out.dtype() == DType::kF64 ? DType::kF32 : DType::kF64;
+    EXPECT_TRUE(absl::IsInvalidArgument(
+        reader->ReadBoxInto(tensor.name, whole, Tensor::Empty(shape, other))));
+    EXPECT_TRUE(absl::IsInvalidArgument(
+        reader->ReadBoxInto(tensor.name, whole, Tensor::Empty({99}, out.dtype()))));
+  }
+}
+
 // Counts the bytes read from the ranks' files.
 class CountingFileSystem : public FileSystem {
  public:
