@@ -12,6 +12,7 @@
 #                   speed      training steps beside PyTorch's, three shapes
 #                   memory     small runs' peaks beside the plan's, and those of speed, which has to
 #                              be run before, beside PyTorch's
+#                   ckpt       copies of what is saved, beside bare ones; steps beside a save
 #                   ops_bench  every op beside what the GPU gives at most; ops_bench.svg
 #                   memory_bench  the memory scan beside PyTorch's and FLA's; memory_bench.svg
 #                   recall     the cells of launch/recall_study.sh
@@ -27,7 +28,7 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-stages=(ops training speed memory ops_bench memory_bench recall sanitizer race)
+stages=(ops training speed memory ckpt ops_bench memory_bench recall sanitizer race)
 stage_seconds=470
 python="${PYTHON:-python3}"
 bench="$root/tests/bench"
@@ -36,7 +37,8 @@ bench="$root/tests/bench"
 program() {
   local place
   for place in "$root/bin" "$root/build-cuda" "$root/build-cuda/tests/core/cuda" \
-    "$root/build-cuda/tests/job" "$root/build-cuda/tests/bench/memory_scan"; do
+    "$root/build-cuda/tests/job" "$root/build-cuda/tests/ckpt" \
+    "$root/build-cuda/tests/bench/memory_scan"; do
     if [[ -x "$place/$1" ]]; then
       echo "$place/$1"
       return
@@ -127,6 +129,17 @@ stage_memory() {
     "$out/speed.part" --json "$out/memory.part"
   result memory "$out/memory.part"
   show '^\|'
+}
+
+# Short steps, so that several end while a save is written.
+stage_ckpt() {
+  need mnemo state_snapshot_gpu_test
+  run snapshots "$(program state_snapshot_gpu_test)"
+  run ckpt "$(program mnemo)" bench ckpt --device cuda --dir "$out" --bytes 8GB \
+    --config "$root/configs/340m_lmm.textproto" --set execution.device=CUDA \
+    --set train.accumulation=1 --json "$out/ckpt.part"
+  result ckpt "$out/ckpt.part"
+  show '^\||slower|held training'
 }
 
 stage_ops_bench() {

@@ -66,6 +66,7 @@ void AddBenchCommand(CLI::App& app, Action& chosen) {
   AddBenchRecall(*bench, chosen);
   AddBenchLong(*bench, chosen);
   AddBenchStep(*bench, chosen);
+  AddBenchCkpt(*bench, chosen);
 }
 
 }  // namespace mnemo

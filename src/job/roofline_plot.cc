@@ -15,8 +15,8 @@ namespace {
 constexpr double kPlotWidth = 720, kListWidth = 400, kWidth = kPlotWidth + kListWidth;
 constexpr double kLeft = 64, kRight = 24, kTop = 56, kBottom = 56, kRow = 15.5;
 constexpr double kLeastHeight = 560;
-constexpr double kRoom = 0.12;  // decades beyond the outermost points
-constexpr double kMark = 4.5;   // half the size of a mark
+constexpr double kDecadesBeyond = 0.12;  // decades beyond the outermost points
+constexpr double kMark = 4.5;            // half the size of a mark
 constexpr double kLabelWidth = 13, kLabelHeight = 10;
 constexpr char kRoofColor[] = "#555";
 // By kind of op, in the order of OpKind.
@@ -97,8 +97,8 @@ class Picture {
         y_ = {std::min(y_.low, std::log10(Rate(*op))), std::max(y_.high, std::log10(Rate(*op)))};
       }
     }
-    x_ = {x_.low - kRoom, x_.high + kRoom};
-    y_ = {y_.low - kRoom, y_.high + 2 * kRoom};  // the roof's name is above it
+    x_ = {x_.low - kDecadesBeyond, x_.high + kRoom};
+    y_ = {y_.low - kDecadesBeyond, y_.high + 2 * kRoom};  // the roof's name is above it
   }
 
   double X(double log) const { return kLeft + x_.Share(log) * (kPlotWidth - kLeft - kRight); }

@@ -2,13 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <map>
 #include <string>
 
-#include "src/core/random.h"
 #include "src/core/status.h"
 #include "src/job/memory_check.h"
-#include "src/job/shard_source.h"
+#include "src/job/random_tokens.h"
 #include "src/job/timing.h"
 #include "src/job/trainer.h"
 #include "src/model/door.h"
@@ -24,51 +22,6 @@ using Clock = std::chrono::steady_clock;
 double Since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
-
-// The same random tokens for every step: what they are costs no time.
-class RandomSource : public StepSource {
- public:
-  explicit RandomSource(const v1::RunConfig& config) : config_(config) {}
-
-  absl::StatusOr<StepTokens> Load(int64_t) override {
-    const v1::TrainConfig& train = config_.train();
-    const ModelSpec spec = MakeSpec(config_.model());
-    StepTokens step;
-    for (int a = 0; a < train.accumulation(); ++a) {
-      std::vector<std::vector<SliceTokens>> micro_batches;
-      for (int m = 0; m < train.micro_batches(); ++m) {
-        SliceBatch& batch = batches_[fmt::format("tokens/{}/{}", a, m)];
-        if (batch.tokens.empty()) batch = MakeBatch(fmt::format("tokens/{}/{}", a, m));
-        step.tokens += static_cast<int64_t>(batch.tokens.size());
-        micro_batches.push_back(CutIntoSlices(spec, batch, train.slice(),
-                                              ComputeDType(config_.execution()),
-                                              ComputeDevice(config_.execution())));
-      }
-      step.wavefronts.push_back(MakeTokenSource(std::move(micro_batches)));
-    }
-    step.valid_targets = step.tokens;
-    return step;
-  }
-
- private:
-  SliceBatch MakeBatch(const std::string& name) const {
-    const v1::TrainConfig& train = config_.train();
-    const RandomStream random(train.seed(), 0, name);
-    SliceBatch batch;
-    batch.sequences = train.sequences();
-    batch.length = train.sequence_length();
-    const auto vocabulary = static_cast<uint64_t>(config_.model().vocabulary());
-    const int64_t count = batch.sequences * batch.length;
-    for (int64_t i = 0; i < count; ++i) {
-      batch.tokens.push_back(static_cast<int32_t>(random.Below(2 * i, vocabulary)));
-      batch.targets.push_back(static_cast<int32_t>(random.Below(2 * i + 1, vocabulary)));
-    }
-    return batch;
-  }
-
-  const v1::RunConfig& config_;
-  std::map<std::string, SliceBatch> batches_;
-};
 
 // Seconds that each phase of a step takes, by the order in which phases first begin.
 class PhaseClock {
@@ -101,7 +54,7 @@ class PhaseClock {
 };
 
 absl::StatusOr<StepBenchResult> Run(const v1::RunConfig& config, const StepBenchOptions& options) {
-  RandomSource source(config);
+  RandomTokens source(config);
   MNEMO_ASSIGN_OR_RETURN(const v1::Plan plan, PlanRun(config));
   MNEMO_RETURN_IF_ERROR(ReserveMemory("the configuration", config, plan));
   MNEMO_ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer, Trainer::Create(config, source));

@@ -2,6 +2,7 @@
 // JSON.
 #include <gmock/gmock.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "tests/cli/run_mnemo.h"
@@ -91,6 +92,46 @@ TEST(BenchOpsTest, DrawsWhatAResultHolds) {
   const Result wrong = RunMnemo({"bench", "ops", "--from", json, "--plot", svg});
   EXPECT_EQ(wrong.code, kExitError);
   EXPECT_THAT(wrong.err, HasSubstr(json + ": not a result of `mnemo bench ops`"));
+}
+
+// Files of less than a MiB, so that it also runs where no cache can be dropped.
+TEST(BenchCkptTest, MeasuresBesidePlainFilesAndCleansUp) {
+  const TestDirectory directory;
+  const std::string json = directory / "a.json", disk = directory / "disk",
+                    config = directory / "a.textproto";
+  WriteText(config,
+            "model { block: LMM layers: 1 width: 32 heads: 1 vocabulary: 264 }\n"
+            "train { steps: 1 sequence_length: 64 optimizer { learning_rate: 1e-3 } }\n");
+  const Result result = RunMnemo({"bench", "ckpt", "--dir", disk, "--bytes", "500KB", "--ranks",
+                                  "2", "--rounds", "2", "--compare", "--python", "/none/python",
+                                  "--config", config, "--steps", "2", "--json", json});
+  EXPECT_EQ(result.code, kExitOk) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("| save | "));
+  EXPECT_THAT(result.out, HasSubstr("PyTorch: skipped: "));
+  const nlohmann::json written = nlohmann::json::parse(ReadText(json));
+  std::vector<std::string> names;
+  for (const nlohmann::json& one : written["measured"]) {
+    names.push_back(one["name"]);
+    const bool repeated = one["name"] != "first snapshot";
+    EXPECT_GE(one["seconds"].size(), repeated ? 2u : 1u);
+    EXPECT_GT(one["bytes_per_second"], 0);
+    EXPECT_GE(one["plain"].size(), 1u);
+  }
+  EXPECT_THAT(names, testing::ElementsAre("first snapshot", "snapshot", "digest", "save",
+                                          "load, digests checked", "verify, all digests"));
+  EXPECT_EQ(written["measured"][3]["required"], 0.8);
+  EXPECT_EQ(written["measured"][3]["plain"].size(), 2u) << "one file, and one a rank";
+  EXPECT_GT(written["training"]["steps_while_saving"], 1);
+  EXPECT_GT(written["training"]["saved_bytes"], 0);
+  EXPECT_TRUE(std::filesystem::is_empty(disk)) << "nothing stays on the disk";
+}
+
+TEST(BenchCkptTest, SaysWhatItCannotDo) {
+  EXPECT_THAT(RunMnemo({"bench", "ckpt"}).err, HasSubstr("--dir is required"));
+  EXPECT_THAT(RunMnemo({"bench", "ckpt", "--dir", "/proc/none", "--bytes", "1MB"}).err,
+              HasSubstr("/proc/none"));
+  EXPECT_THAT(RunMnemo({"bench", "ckpt", "--dir", "/tmp", "--device", "cuda", "--compare"}).err,
+              HasSubstr("--compare is for --device cpu"));
 }
 
 class BenchStepTest : public testing::Test {
