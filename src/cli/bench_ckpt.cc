@@ -118,7 +118,9 @@ absl::Status TimeSteps(const CkptBenchFlags& flags, nlohmann::json& json,
   SaveBenchOptions options = flags.saves;
   options.directory = flags.bench.directory;
   options.rounds = flags.bench.rounds;
+  const int threads = ThreadsForThisThread();
   MNEMO_ASSIGN_OR_RETURN(const SaveBenchResult result, BenchSaves(config, options));
+  SetThreadsForThisThread(threads);  // a trainer sets its own
   const bool asked = ComputeDevice(config.execution()) != Device();
   const auto tokens = static_cast<double>(result.tokens);
   fmt::print(
