@@ -2,11 +2,11 @@
 # Makes a bundle that runs on other Linux machines: programs, the libraries that a machine may lack,
 # configurations and the scripts of launch/.
 #
-#   launch/bundle.sh [--build DIR] [--out FILE.tar.gz]
+#   launch/bundle.sh [--build DIR] [--out FILE.tar.xz]
 #
 #   --build DIR   what to pack: mnemo and the programs for GPUs, as far as they are built there
 #                 (default: build-cuda)
-#   --out FILE    default: mnemo-bundle.tar.gz
+#   --out FILE    default: mnemo-bundle.tar.xz
 #
 # Unpack it anywhere and call `./run.sh mnemo ..` in it. docs/operations.md says what it needs there.
 set -euo pipefail
@@ -116,7 +116,7 @@ RUN
 
 main() {
   build="$root/build-cuda"
-  local out="$PWD/mnemo-bundle.tar.gz"
+  local out="$PWD/mnemo-bundle.tar.xz"
   while (($# > 0)); do
     [[ "$1" == -h || "$1" == --help ]] && usage && exit 0
     case "$1" in
@@ -153,7 +153,8 @@ main() {
     [[ -x "$stage/bin/mnemo" ]] && LD_LIBRARY_PATH="$stage/lib" "$stage/bin/mnemo" --version
     echo "needs $(needs GLIBC), $(needs GLIBCXX)"
   } >"$stage/VERSION" || true
-  tar -C "$scratch" -czf "$out" mnemo-bundle
+  # The programs hold the same kernels: a window larger than any of them packs those once.
+  tar -C "$scratch" -c mnemo-bundle | xz --lzma2=preset=2,dict=64MiB >"$out"
   local bytes
   bytes="$(stat -c %s "$out")"
   say "$out: $((bytes >> 20)) MiB; $(tail -n 1 "$stage/VERSION"); $(basename -a "${list[@]}" |

@@ -10,7 +10,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 packages=(
-  g++ cmake ninja-build pkg-config git procps iproute2 strace
+  g++ cmake ninja-build pkg-config git procps iproute2 strace xz-utils
   libabsl-dev libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev
   protobuf-compiler libprotobuf-dev protobuf-compiler-grpc libgrpc++-dev
   libhdf5-dev libopenblas-dev libsentencepiece-dev libxxhash-dev
