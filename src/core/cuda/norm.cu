@@ -170,6 +170,9 @@ __device__ __forceinline__ void StoreShare(const Sizes& s, const Seat& seat,
                                            const Lane (&grad_w)[kVectors], float* sums,
                                            float* shares) {
   const int of_team = s.team * kVectors * 32 * kLane;  // floats
+  // Teams come here after different numbers of rows. The barrier below would do; but racecheck
+  // loses count of a team that waits in it while another team is still at its own barriers.
+  __syncthreads();
 #pragma unroll
   for (int i = 0; i < kVectors; ++i)
     StoreLane(sums + seat.team * of_team + seat.at(s, i), grad_w[i]);
