@@ -23,6 +23,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr int kExitDifferent = 1;  // of `ckpt diff`, where an error is kExitNoAnswer
+
 struct CkptFlags {
   std::string path, other;
   bool json = false, tensors = false, config = false;
@@ -262,7 +264,8 @@ void DiffText(const CheckpointDifference& found) {
   if (found.none()) fmt::print("equal: {} tensors, bit by bit\n", found.compared);
 }
 
-absl::Status Diff(const CkptFlags& flags) {
+// The exit code.
+absl::StatusOr<int> Diff(const CkptFlags& flags) {
   FileSystem& fs = FileSystem::Posix();
   MNEMO_ASSIGN_OR_RETURN(const std::string first, FindCheckpoint(fs, flags.path));
   MNEMO_ASSIGN_OR_RETURN(const std::string second, FindCheckpoint(fs, flags.other));
@@ -274,8 +277,7 @@ absl::Status Diff(const CkptFlags& flags) {
   } else {
     DiffText(found);
   }
-  if (found.none()) return absl::OkStatus();
-  return FailedPrecondition("{} and {} differ", first, second);
+  return found.none() ? kExitOk : kExitDifferent;
 }
 
 absl::Status Prune(const CkptFlags& flags) {
@@ -305,13 +307,32 @@ absl::Status Prune(const CkptFlags& flags) {
 }
 
 CLI::App* AddSubcommand(CLI::App* ckpt, const char* name, const char* help, const char* path,
+                        CkptFlags& flags) {
+  CLI::App* command = ckpt->add_subcommand(name, help);
+  command->add_option("path", flags.path, path)->required()->type_name("DIR");
+  command->add_flag("--json", flags.json, "Print JSON");
+  return command;
+}
+
+CLI::App* AddSubcommand(CLI::App* ckpt, const char* name, const char* help, const char* path,
                         absl::Status (*run)(const CkptFlags&),
                         const std::shared_ptr<CkptFlags>& flags, Action& chosen) {
-  CLI::App* command = ckpt->add_subcommand(name, help);
-  command->add_option("path", flags->path, path)->required()->type_name("DIR");
-  command->add_flag("--json", flags->json, "Print JSON");
+  CLI::App* command = AddSubcommand(ckpt, name, help, path, *flags);
   command->callback([&chosen, run, flags] { chosen = [run, flags] { return run(*flags); }; });
   return command;
+}
+
+void AddDiff(CLI::App* ckpt, const char* path, const std::shared_ptr<CkptFlags>& flags,
+             Action& chosen) {
+  CLI::App* command = AddSubcommand(
+      ckpt, "diff",
+      "Compare two checkpoints bit by bit, whatever meshes wrote them: tensors, configuration, "
+      "data position. Ends with 0 if they are equal, 1 if they differ, 3 if that cannot be said: "
+      "one is not there, is damaged or cannot be read.",
+      path, *flags);
+  command->add_option("other", flags->other, "The same")->required()->type_name("DIR");
+  command->callback(
+      [&chosen, flags] { chosen = Action([flags] { return Diff(*flags); }, kExitNoAnswer); });
 }
 
 }  // namespace
@@ -331,12 +352,7 @@ void AddCkptCommand(CLI::App& app, Action& chosen) {
   show->add_flag("--config", flags->config, "Print the run's effective configuration instead");
   AddSubcommand(ckpt, "verify", "Read everything and check every digest.", kOne, Verify, flags,
                 chosen);
-  CLI::App* diff = AddSubcommand(ckpt, "diff",
-                                 "Compare two checkpoints bit by bit, whatever meshes wrote them: "
-                                 "tensors, configuration, data "
-                                 "position. Ends with 1 if they differ.",
-                                 kOne, Diff, flags, chosen);
-  diff->add_option("other", flags->other, "The same")->required()->type_name("DIR");
+  AddDiff(ckpt, kOne, flags, chosen);
   CLI::App* prune = AddSubcommand(
       ckpt, "prune",
       "Remove whole checkpoints beyond those that are to stay, and half removed ones.",

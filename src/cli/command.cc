@@ -31,9 +31,9 @@ const std::map<std::string, LogLevel>& LogLevels() {
   return *levels;
 }
 
-absl::Status RunAction(const Action& action) {
+absl::StatusOr<int> RunAction(const Action& action) {
   try {
-    return action();
+    return action.Run();
   } catch (const TensorError& error) {
     return error.status();
   } catch (const std::bad_alloc&) {
@@ -119,12 +119,13 @@ int RunCommandLine(int argc, const char* const* argv, std::span<const AddCommand
     return error.get_exit_code() == 0 ? app.exit(error) : ReportUsage(app, error.what());
   }
   SetLogLevel(LogLevels().at(level));
-  const absl::Status status = RunAction(chosen);
+  const absl::StatusOr<int> code = RunAction(chosen);
   std::fflush(stdout);
-  if (status.ok()) return kExitOk;
-  if (status.message().empty()) return kExitError;
-  fmt::print(stderr, "mnemo: error: {}\n", std::string(status.message()));
-  return kExitError;
+  if (code.ok()) return *code;
+  if (!code.status().message().empty()) {
+    fmt::print(stderr, "mnemo: error: {}\n", std::string(code.status().message()));
+  }
+  return chosen.on_error();
 }
 
 }  // namespace mnemo

@@ -18,11 +18,14 @@
 // errors to stderr.
 #pragma once
 
+#include <concepts>
 #include <functional>
 #include <span>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 namespace CLI {
 class App;
@@ -30,8 +33,39 @@ class App;
 
 namespace mnemo {
 
-// What a parsed command line does.
-using Action = std::function<absl::Status()>;
+// Exit codes.
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitError = 1;  // the command failed: `mnemo: error: ...` on stderr
+inline constexpr int kExitUsage = 2;  // the line made no sense: `mnemo: usage: ...` on stderr
+// As kExitError, of a command that answers by its exit code and means something else by 1.
+inline constexpr int kExitNoAnswer = 3;
+
+// What a parsed command line does, and what the shell is told.
+class Action {
+ public:
+  Action() = default;
+  // Exit code 0, or kExitError after an error. Of a callable that returns absl::Status.
+  template <typename Run>
+  requires std::same_as<std::invoke_result_t<Run&>, absl::Status> Action(Run run)
+      : Action(
+            [run = std::move(run)]() mutable -> absl::StatusOr<int> {
+              const absl::Status status = run();
+              if (status.ok()) return kExitOk;
+              return status;
+            },
+            kExitError) {}
+  // A command that answers by its exit code, which `run` returns; its help says what the codes
+  // mean. `on_error`: after an error, or an exception.
+  Action(std::function<absl::StatusOr<int>()> run, int on_error)
+      : run_(std::move(run)), on_error_(on_error) {}
+
+  absl::StatusOr<int> Run() const { return run_(); }
+  int on_error() const { return on_error_; }
+
+ private:
+  std::function<absl::StatusOr<int>()> run_;
+  int on_error_ = kExitError;
+};
 
 // Adds a subcommand to `app`; when that subcommand is given, its callback sets `chosen`. Both
 // outlive the parsing and the action.
@@ -43,7 +77,7 @@ void AddPlanCommand(CLI::App& app, Action& chosen);
 void AddDataCommand(CLI::App& app, Action& chosen);  // data prepare, data inspect
 void AddEvalCommand(CLI::App& app, Action& chosen);
 void AddExportCommand(CLI::App& app, Action& chosen);
-void AddCkptCommand(CLI::App& app, Action& chosen);  // ckpt ls, show, verify
+void AddCkptCommand(CLI::App& app, Action& chosen);  // ckpt ls, show, verify, ..
 void AddGenerateCommand(CLI::App& app, Action& chosen);
 void AddBenchCommand(CLI::App& app, Action& chosen);
 void AddCoordinateCommand(CLI::App& app, Action& chosen);
@@ -53,11 +87,6 @@ void AddStopCommand(CLI::App& app, Action& chosen);
 
 // All of them, in the order in which --help lists them.
 std::span<const AddCommand> AllCommands();
-
-// Exit codes.
-inline constexpr int kExitOk = 0;
-inline constexpr int kExitError = 1;  // the command failed: `mnemo: error: ...` on stderr
-inline constexpr int kExitUsage = 2;  // the line made no sense: `mnemo: usage: ...` on stderr
 
 // Parses, runs and reports. Of an error with an empty message nothing is said: another process of
 // the job does. Exceptions that escape an action are reported like a failed Status. An

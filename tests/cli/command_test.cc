@@ -65,6 +65,37 @@ TEST(CommandTest, FailuresAreOneLineOnStderrAndExitOne) {
   EXPECT_EQ(RunCount({"count", "--to", "3"}).code, kExitError);
 }
 
+// 0 to 5 are its answers; it fails at 6 and throws at 7.
+void AddAnswerCommand(CLI::App& app, Action& chosen) {
+  auto answer = std::make_shared<int>(0);
+  CLI::App* command = app.add_subcommand("answer", "Answers.");
+  command->add_option("--with", *answer);
+  command->callback([&chosen, answer] {
+    chosen = Action(
+        [answer]() -> absl::StatusOr<int> {
+          if (*answer == 6) return InvalidArgument("cannot say");
+          if (*answer == 7) throw std::bad_alloc();
+          return *answer;
+        },
+        kExitNoAnswer);
+  });
+}
+
+TEST(CommandTest, ACommandMayAnswerByItsExitCode) {
+  constexpr AddCommand kCommands[] = {AddAnswerCommand};
+  const auto answer = [&](int with) {
+    return RunMnemo({"answer", "--with", std::to_string(with)}, kCommands);
+  };
+  for (const int code : {0, 1, 5}) {
+    EXPECT_EQ(answer(code).code, code);
+    EXPECT_EQ(answer(code).err, "");
+  }
+  EXPECT_EQ(answer(6).code, kExitNoAnswer);
+  EXPECT_EQ(answer(6).err, "mnemo: error: cannot say\n");
+  EXPECT_EQ(answer(7).code, kExitNoAnswer);
+  EXPECT_THAT(answer(7).err, HasSubstr("mnemo: error: out of memory"));
+}
+
 TEST(CommandTest, UsageErrorsAreOneLineAndExitTwo) {
   const std::vector<std::vector<std::string>> lines = {{},
                                                        {"cuont"},
