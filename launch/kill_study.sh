@@ -53,7 +53,7 @@ start() {
   mkdir -p "$out/mpi"
   setsid mpirun "${options[@]}" -n "$ranks" "$mnemo" train "$root/configs/tiny_lmm.textproto" \
     --run-dir "$run" --shards "$out/shards" --steps "$steps" --every 1 --keep 3 \
-    --set train.sequence_length=128 --set train.slice=64 --set train.optimizer.warmup_steps=2 \
+    --set train.sequence_length=$((64 * ranks)) --set train.slice=64 --set train.optimizer.warmup_steps=2 \
     --set execution.threads=1 </dev/null >>"$run.log" 2>&1 &
   job=$!
 }
@@ -100,10 +100,15 @@ ended_within() {
 # Whether the kill before met a run that had written all it had to: it is not begun again.
 had_ended() { tail -n 20 "$run.log" | grep -qF "$run holds a run that has ended"; }
 
-# await_step LINES NANOSECONDS: until metrics.jsonl has more lines than that, or the time is over.
+# await_step LINES NANOSECONDS: until metrics.jsonl has more lines than that, or the time is over. A job
+# that ends before is a failure, unless it had nothing left to do.
 await_step() {
   local until=$(($(now) + $2))
   until (($(step_lines) > $1)); do
+    if ! kill -0 "$job" 2>/dev/null; then
+      (($(step_lines) >= steps)) || fail "the job ended and took no step"
+      return 0
+    fi
     if (($(now) >= until)); then return 1; fi
     sleep 0.02
   done
