@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Fuzzes what reads files that others may have written: manifests, safetensors, configurations, shards.
+# Fuzzes what reads files that others may have written: manifests, safetensors and their index,
+# configurations, shards.
 #
 #   launch/fuzz.sh [--minutes N] [--out DIR] [--no-install] [TARGET]...
 #
 #   --minutes N    in all, shared by the targets (10)
 #   --out DIR      found inputs, for the next time, and those that crash (default: runs/fuzz)
-#   TARGET         manifest, safetensors, config, shard; all unless some are named
+#   TARGET         manifest, safetensors, index, config, shard; all unless some are named
 #
 # libFuzzer under the address and undefined-behaviour sanitizers, in build-fuzz/, beginning with the
 # inputs of tests/fuzz/corpus. An input may take 512 MiB at once and 10 s. Exit code 1 if one crashes:
@@ -34,7 +35,7 @@ while (($# > 0)); do
   esac
   shift
 done
-if ((${#targets[@]} == 0)); then targets=(manifest safetensors config shard); fi
+if ((${#targets[@]} == 0)); then targets=(manifest safetensors index config shard); fi
 
 "$root/launch/install.sh" "${install_options[@]}"
 configure "$root/build-fuzz" -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ \

@@ -1,21 +1,15 @@
 #include "src/ckpt/model_directory.h"
 
-#include <algorithm>
-#include <array>
 #include <filesystem>
-#include <set>
 #include <string_view>
 
-#include "src/core/problem_list.h"
 #include "src/core/status.h"
 
 namespace mnemo {
 namespace {
 
-constexpr const char* kWeights = "model.safetensors";
 constexpr const char* kConfig = "config.json";
 constexpr const char* kTokenizer = "tokenizer.model";
-constexpr std::array<std::string_view, 3> kFiles = {kWeights, kConfig, kTokenizer};
 
 std::string Join(const std::string& directory, std::string_view file) {
   return directory + "/" + std::string(file);
@@ -41,7 +35,7 @@ absl::StatusOr<std::vector<std::string>> ModelFiles(FileSystem& fs, const std::s
   for (const std::string& name : names) {
     std::string_view stem = name;
     if (stem.ends_with(".tmp")) stem.remove_suffix(4);
-    if (std::find(kFiles.begin(), kFiles.end(), stem) == kFiles.end()) {
+    if (stem != kConfig && stem != kTokenizer && !IsWeightsName(stem)) {
       return FailedPrecondition(
           "{} holds {}, which is not part of a model: move it away, or choose another directory",
           directory, name);
@@ -58,16 +52,18 @@ absl::Status RemoveModel(FileSystem& fs, const std::string& directory) {
   return fs.RemoveDirectory(directory);
 }
 
-absl::Status WriteFiles(FileSystem& fs, const std::string& directory,
-                        const ModelDescription& description, std::span<const NamedTensor> tensors) {
+absl::StatusOr<int> WriteFiles(FileSystem& fs, const std::string& directory,
+                               const ModelDescription& description,
+                               std::span<const StreamedTensor> tensors, int64_t shard_bytes) {
   MNEMO_RETURN_IF_ERROR(fs.MakeDirectories(directory));
-  MNEMO_RETURN_IF_ERROR(
-      WriteSafetensors(fs, Join(directory, kWeights), tensors, {{"format", "mnemosyne-model"}}));
+  MNEMO_ASSIGN_OR_RETURN(const int files, WriteModelWeights(fs, directory, tensors, shard_bytes));
   if (!description.tokenizer.model.empty()) {
     MNEMO_RETURN_IF_ERROR(
         WriteFileAtomically(fs, Join(directory, kTokenizer), description.tokenizer.model));
   }
-  return WriteFileAtomically(fs, Join(directory, kConfig), PrintModelConfig(description));
+  MNEMO_RETURN_IF_ERROR(
+      WriteFileAtomically(fs, Join(directory, kConfig), PrintModelConfig(description)));
+  return files;
 }
 
 // Puts `from` in the place of `to`. If the last rename fails, `to` is what it was.
@@ -99,15 +95,18 @@ std::string Missing(FileSystem& fs, const std::string& directory) {
 
 }  // namespace
 
-absl::Status WriteModelDirectory(FileSystem& fs, const std::string& path,
-                                 const ModelDescription& description,
-                                 std::span<const NamedTensor> tensors) {
+absl::StatusOr<int> WriteModelDirectory(FileSystem& fs, const std::string& path,
+                                        const ModelDescription& description,
+                                        std::span<const StreamedTensor> tensors,
+                                        int64_t shard_bytes) {
   const std::string directory = WithoutSlash(path), temporary = directory + ".tmp";
   MNEMO_RETURN_IF_ERROR(ModelFiles(fs, directory).status());
   MNEMO_RETURN_IF_ERROR(RemoveModel(fs, temporary));
-  absl::Status status = WriteFiles(fs, temporary, description, tensors);
+  const absl::StatusOr<int> files = WriteFiles(fs, temporary, description, tensors, shard_bytes);
+  absl::Status status = files.status();
   if (status.ok()) status = Replace(fs, temporary, directory);
-  if (!status.ok()) (void)RemoveModel(fs, temporary);
+  if (status.ok()) return files;
+  (void)RemoveModel(fs, temporary);
   return status;
 }
 
@@ -123,42 +122,6 @@ absl::StatusOr<ModelDescription> ReadModelDescription(FileSystem& fs, const std:
     MNEMO_ASSIGN_OR_RETURN(description.tokenizer.model, fs.ReadFile(model));
   }
   return description;
-}
-
-absl::StatusOr<std::vector<Tensor>> ReadModelTensors(FileSystem& fs, const std::string& path,
-                                                     std::span<const ExpectedTensor> expected,
-                                                     DType dtype) {
-  const std::string file = Join(WithoutSlash(path), kWeights);
-  auto reader = SafetensorsReader::Open(fs, file);
-  MNEMO_RETURN_IF_ERROR(reader.status());
-  ProblemList problems;
-  std::set<std::string_view> known;
-  for (const ExpectedTensor& tensor : expected) {
-    known.insert(tensor.name);
-    const auto found = reader->entries().find(tensor.name);
-    if (found == reader->entries().end()) {
-      problems.Add("{}: tensor {} is missing, of shape {}", file, tensor.name,
-                   ToString(tensor.shape));
-    } else if (found->second.shape != tensor.shape) {
-      problems.Add("{}: tensor {} has shape {}; the configuration says {}", file, tensor.name,
-                   ToString(found->second.shape), ToString(tensor.shape));
-    } else if (found->second.dtype == DType::kI32) {
-      problems.Add("{}: tensor {} holds integers", file, tensor.name);
-    }
-  }
-  for (const auto& [name, entry] : reader->entries()) {
-    if (known.count(name) == 0) {
-      problems.Add("{}: tensor {} {} is not part of the model", file, name, ToString(entry.shape));
-    }
-  }
-  MNEMO_RETURN_IF_ERROR(problems.ToStatus(file));
-  std::vector<Tensor> tensors;
-  for (const ExpectedTensor& tensor : expected) {
-    Tensor value;
-    MNEMO_ASSIGN_OR_RETURN(value, reader->Read(tensor.name));
-    tensors.push_back(value.To(dtype));
-  }
-  return tensors;
 }
 
 }  // namespace mnemo

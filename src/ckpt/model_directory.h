@@ -1,5 +1,5 @@
 // A model on disk: a directory with
-//   model.safetensors   the parameters
+//   model.safetensors   the parameters, or several such files with an index (model_weights.h)
 //   config.json         the effective run configuration and a description of the tokenizer
 //   tokenizer.model     the tokenizer's model, where its kind has one
 // docs/model.md describes the contents.
@@ -12,9 +12,9 @@
 
 #include "absl/status/statusor.h"
 #include "mnemo/v1/config.pb.h"
+#include "src/ckpt/model_weights.h"
 #include "src/ckpt/safetensors.h"
 #include "src/core/file_system.h"
-#include "src/core/tensor.h"
 
 namespace mnemo {
 
@@ -34,25 +34,17 @@ struct ModelDescription {
 
 // Writes everything to `directory + ".tmp"` and renames it, so that `directory` holds a whole model
 // at any time, but for one moment when it replaces another: that one is then at
-// `directory + ".old"`. FailedPrecondition, with nothing changed, if `directory` exists and holds
-// anything that is not part of a model.
-absl::Status WriteModelDirectory(FileSystem& fs, const std::string& directory,
-                                 const ModelDescription& description,
-                                 std::span<const NamedTensor> tensors);
+// `directory + ".old"`, and removed only when the new one is in its place. One tensor at a time is
+// held; files have at most `shard_bytes` of them. Returns the number of files with weights.
+// FailedPrecondition, with nothing changed, if `directory` exists and holds anything that is not
+// part of a model.
+absl::StatusOr<int> WriteModelDirectory(FileSystem& fs, const std::string& directory,
+                                        const ModelDescription& description,
+                                        std::span<const StreamedTensor> tensors,
+                                        int64_t shard_bytes = kDefaultShardBytes);
 
 // Reads config.json and the tokenizer's model. The configuration is not checked for sense.
 absl::StatusOr<ModelDescription> ReadModelDescription(FileSystem& fs, const std::string& directory);
-
-struct ExpectedTensor {
-  std::string name;
-  Shape shape;
-};
-
-// The tensors in the order of `expected`, converted to `dtype`, in host memory. If some are
-// missing, left over or of another shape: one error that lists them all.
-absl::StatusOr<std::vector<Tensor>> ReadModelTensors(FileSystem& fs, const std::string& directory,
-                                                     std::span<const ExpectedTensor> expected,
-                                                     DType dtype);
 
 // config.json's text, and back. `name` heads the errors.
 std::string PrintModelConfig(const ModelDescription& description);

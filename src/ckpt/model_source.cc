@@ -1,7 +1,5 @@
 #include "src/ckpt/model_source.h"
 
-#include <set>
-
 #include "src/ckpt/checkpoint_directory.h"
 #include "src/ckpt/manifest.h"
 #include "src/core/problem_list.h"
@@ -12,41 +10,19 @@ namespace {
 
 constexpr std::string_view kGroup = "parameter/";
 
-// Whether a checkpoint holds what is expected, and no other parameters.
-absl::Status CheckTensors(const CheckpointReader& checkpoint,
-                          std::span<const ExpectedTensor> expected) {
-  const std::string& where = checkpoint.directory();
-  ProblemList problems;
-  std::set<std::string> known;
-  for (const ExpectedTensor& tensor : expected) {
-    const std::string name = std::string(kGroup) + tensor.name;
-    known.insert(name);
-    const v1::CheckpointTensor* found = checkpoint.Find(name);
-    if (found == nullptr) {
-      problems.Add("{}: tensor {} is missing, of shape {}", where, name, ToString(tensor.shape));
-    } else if (ShapeOf(*found) != tensor.shape) {
-      problems.Add("{}: tensor {} has shape {}; the configuration says {}", where, name,
-                   ToString(ShapeOf(*found)), ToString(tensor.shape));
-    } else if (DTypeOf(*found) == DType::kI32) {
-      problems.Add("{}: tensor {} holds integers", where, name);
-    }
-  }
-  for (const v1::CheckpointTensor& tensor : checkpoint.manifest().tensors()) {
-    if (tensor.name().starts_with(kGroup) && !known.contains(tensor.name())) {
-      problems.Add("{}: tensor {} is not part of the model", where, tensor.name());
-    }
-  }
-  return problems.ToStatus(where);
-}
-
 }  // namespace
 
 absl::StatusOr<ModelSource> ModelSource::Open(FileSystem& fs, const std::string& path) {
-  if (fs.Exists(path + "/config.json")) return ModelSource(fs, path);
+  if (fs.Exists(path + "/config.json")) {
+    ModelSource source(fs, path);
+    MNEMO_ASSIGN_OR_RETURN(source.weights_, ModelWeights::Open(fs, path));
+    return source;
+  }
   const absl::StatusOr<std::string> found = FindCheckpoint(fs, path);
   if (!found.ok()) {
-    const bool run = fs.Exists(fmt::format("{}/{}", path, kCheckpointsName));
-    return run ? found.status() : absl::StatusOr<ModelSource>(ModelSource(fs, path));
+    if (fs.Exists(fmt::format("{}/{}", path, kCheckpointsName))) return found.status();
+    const absl::Status missing = ReadModelDescription(fs, path).status();
+    return missing.ok() ? Open(fs, path) : missing;  // it may have come just now
   }
   ModelSource source(fs, *found);
   MNEMO_ASSIGN_OR_RETURN(source.checkpoint_, CheckpointReader::Open(fs, *found));
@@ -68,15 +44,63 @@ absl::StatusOr<ModelDescription> ModelSource::Describe() const {
                            .model = tokenizer.model()}};
 }
 
+std::string ModelSource::weights_name() const {
+  return checkpoint_ ? directory_ : weights_->path();
+}
+
+std::map<std::string, ModelSource::Kind> ModelSource::Parameters() const {
+  std::map<std::string, Kind> all;
+  if (weights_) {
+    for (const auto& [name, entry] : weights_->entries()) all[name] = {entry.dtype, entry.shape};
+    return all;
+  }
+  for (const v1::CheckpointTensor& tensor : checkpoint_->manifest().tensors()) {
+    if (!tensor.name().starts_with(kGroup)) continue;
+    all[tensor.name().substr(kGroup.size())] = {DTypeOf(tensor), ShapeOf(tensor)};
+  }
+  return all;
+}
+
+absl::Status ModelSource::Check(std::span<const ExpectedTensor> expected) const {
+  const std::string where = weights_name();
+  std::map<std::string, Kind> held = Parameters();
+  ProblemList problems;
+  for (const ExpectedTensor& tensor : expected) {
+    const auto found = held.find(tensor.name);
+    if (found == held.end()) {
+      problems.Add("{}: tensor {} is missing, of shape {}", where, tensor.name,
+                   ToString(tensor.shape));
+      continue;
+    }
+    if (found->second.shape != tensor.shape) {
+      problems.Add("{}: tensor {} has shape {}; the configuration says {}", where, tensor.name,
+                   ToString(found->second.shape), ToString(tensor.shape));
+    } else if (found->second.dtype == DType::kI32) {
+      problems.Add("{}: tensor {} holds integers", where, tensor.name);
+    }
+    held.erase(found);
+  }
+  for (const auto& [name, kind] : held) {
+    problems.Add("{}: tensor {} {} is not part of the model", where, name, ToString(kind.shape));
+  }
+  return problems.ToStatus(where);
+}
+
+absl::StatusOr<Tensor> ModelSource::ReadBox(const std::string& name, const Box& box,
+                                            DType dtype) const {
+  MNEMO_ASSIGN_OR_RETURN(const Tensor value,
+                         weights_ ? weights_->ReadBox(name, box)
+                                  : checkpoint_->ReadBox(std::string(kGroup) + name, box));
+  return value.To(dtype);
+}
+
 absl::StatusOr<std::vector<Tensor>> ModelSource::Read(std::span<const ExpectedTensor> expected,
                                                       DType dtype) const {
-  if (!checkpoint_) return ReadModelTensors(*fs_, directory_, expected, dtype);
-  MNEMO_RETURN_IF_ERROR(CheckTensors(*checkpoint_, expected));
+  MNEMO_RETURN_IF_ERROR(Check(expected));
   std::vector<Tensor> tensors;
   for (const ExpectedTensor& tensor : expected) {
-    MNEMO_ASSIGN_OR_RETURN(const Tensor value,
-                           checkpoint_->Read(std::string(kGroup) + tensor.name));
-    tensors.push_back(value.To(dtype));
+    MNEMO_ASSIGN_OR_RETURN(tensors.emplace_back(),
+                           ReadBox(tensor.name, WholeBox(tensor.shape), dtype));
   }
   return tensors;
 }

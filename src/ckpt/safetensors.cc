@@ -16,31 +16,45 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "tensors are written as they lie");
 
-Tensor OnHost(const Tensor& x) { return x.To(Device{}).Contiguous(); }
+// Digests are taken of what is in the cache still.
+constexpr int64_t kTensorBlock = int64_t{1} << 20;
 
 std::string_view Bytes(const Tensor& host) {
   return {static_cast<const char*>(host.raw()), static_cast<size_t>(host.bytes())};
 }
 
-absl::StatusOr<std::string> MakeHeader(std::span<const NamedTensor> tensors,
-                                       const std::map<std::string, std::string>& metadata) {
+absl::StatusOr<Tensor> ReadOnHost(const StreamedTensor& tensor) {
+  MNEMO_ASSIGN_OR_RETURN(const Tensor value, tensor.read());
+  MNEMO_CHECK(value.shape() == tensor.shape && value.dtype() == tensor.dtype, "{}", tensor.name);
+  return value.To(Device{}).Contiguous();
+}
+
+int64_t BytesOf(const StreamedTensor& tensor) {
+  return ElementCount(tensor.shape) * SizeOf(tensor.dtype);
+}
+
+absl::StatusOr<std::string> MakeHeader(std::span<const StreamedTensor> tensors,
+                                       const std::map<std::string, std::string>& metadata,
+                                       std::vector<Digest>& digests) {
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   nlohmann::ordered_json strings = nlohmann::ordered_json::object();
   for (const auto& [key, value] : metadata) strings[key] = value;
   std::set<std::string_view> names;
   int64_t offset = 0;
-  for (const NamedTensor& tensor : tensors) {
+  for (const StreamedTensor& tensor : tensors) {
     if (tensor.name.empty() || tensor.name == kSafetensorsMetadata ||
         !names.insert(tensor.name).second) {
       return InvalidArgument("safetensors: a tensor may not be named \"{}\"{}", tensor.name,
                              names.count(tensor.name) > 0 ? " twice" : "");
     }
-    const Tensor& x = tensor.value;
-    strings[std::string(kDigestPrefix) + tensor.name] = DigestOf(Bytes(OnHost(x))).Hex();
-    header[tensor.name] = {{"dtype", SafetensorsName(x.dtype())},
-                           {"shape", std::vector<int64_t>(x.shape().begin(), x.shape().end())},
-                           {"data_offsets", {offset, offset + x.bytes()}}};
-    offset += x.bytes();
+    MNEMO_ASSIGN_OR_RETURN(const Tensor value, ReadOnHost(tensor));
+    digests.push_back(DigestOf(Bytes(value)));
+    strings[std::string(kDigestPrefix) + tensor.name] = digests.back().Hex();
+    header[tensor.name] = {
+        {"dtype", SafetensorsName(tensor.dtype)},
+        {"shape", std::vector<int64_t>(tensor.shape.begin(), tensor.shape.end())},
+        {"data_offsets", {offset, offset + BytesOf(tensor)}}};
+    offset += BytesOf(tensor);
   }
   if (!strings.empty()) header[std::string(kSafetensorsMetadata)] = std::move(strings);
   std::string text;
@@ -54,7 +68,7 @@ absl::StatusOr<std::string> MakeHeader(std::span<const NamedTensor> tensors,
 }
 
 absl::Status WriteAll(FileSystem& fs, const std::string& path, std::string_view header,
-                      std::span<const NamedTensor> tensors) {
+                      std::span<const StreamedTensor> tensors, const std::vector<Digest>& digests) {
   std::unique_ptr<WritableFile> file;
   MNEMO_ASSIGN_OR_RETURN(file, fs.Create(path));
   const uint64_t size = header.size();
@@ -62,8 +76,13 @@ absl::Status WriteAll(FileSystem& fs, const std::string& path, std::string_view 
   std::memcpy(length, &size, sizeof(size));
   MNEMO_RETURN_IF_ERROR(file->Append({length, sizeof(length)}));
   MNEMO_RETURN_IF_ERROR(file->Append(header));
-  for (const NamedTensor& tensor : tensors) {
-    MNEMO_RETURN_IF_ERROR(file->Append(Bytes(OnHost(tensor.value))));
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    MNEMO_ASSIGN_OR_RETURN(const Tensor value, ReadOnHost(tensors[i]));
+    if (DigestOf(Bytes(value)) != digests[i]) {
+      return FailedPrecondition("{}: tensor \"{}\" changed while it was written", path,
+                                tensors[i].name);
+    }
+    MNEMO_RETURN_IF_ERROR(file->Append(Bytes(value)));
   }
   MNEMO_RETURN_IF_ERROR(file->Sync());
   return file->Close();
@@ -71,20 +90,30 @@ absl::Status WriteAll(FileSystem& fs, const std::string& path, std::string_view 
 
 }  // namespace
 
-absl::Status WriteSafetensors(FileSystem& fs, const std::string& path,
-                              std::span<const NamedTensor> tensors,
-                              const std::map<std::string, std::string>& metadata) {
-  std::string header;
-  MNEMO_ASSIGN_OR_RETURN(header, MakeHeader(tensors, metadata));
+std::vector<StreamedTensor> Streamed(std::span<const NamedTensor> tensors) {
+  std::vector<StreamedTensor> streamed;
+  for (const NamedTensor& tensor : tensors) {
+    streamed.push_back({tensor.name, tensor.value.dtype(), tensor.value.shape(),
+                        [value = tensor.value] { return value; }});
+  }
+  return streamed;
+}
+
+absl::StatusOr<Digest> WriteSafetensors(FileSystem& fs, const std::string& path,
+                                        std::span<const StreamedTensor> tensors,
+                                        const std::map<std::string, std::string>& metadata) {
+  std::vector<Digest> digests;
+  MNEMO_ASSIGN_OR_RETURN(const std::string header, MakeHeader(tensors, metadata, digests));
   const std::string temporary = path + ".tmp";
-  absl::Status status = WriteAll(fs, temporary, header, tensors);
+  absl::Status status = WriteAll(fs, temporary, header, tensors, digests);
   if (status.ok()) status = fs.Rename(temporary, path);
   if (!status.ok()) {
     (void)fs.Remove(temporary);  // the first error is the one to report
     return status;
   }
   const std::string directory = std::filesystem::path(path).parent_path().string();
-  return fs.SyncDirectory(directory.empty() ? "." : directory);
+  MNEMO_RETURN_IF_ERROR(fs.SyncDirectory(directory.empty() ? "." : directory));
+  return DigestOf(header);
 }
 
 absl::StatusOr<SafetensorsReader> SafetensorsReader::Open(FileSystem& fs, const std::string& path) {
@@ -110,6 +139,7 @@ absl::StatusOr<SafetensorsReader> SafetensorsReader::Open(FileSystem& fs, const 
   SafetensorsReader reader(fs, path);
   reader.entries_ = std::move(header->entries);
   reader.metadata_ = std::move(header->metadata);
+  reader.header_digest_ = DigestOf(text);
   for (auto& [name, entry] : reader.entries_) {
     entry.offset += static_cast<int64_t>(sizeof(length) + length);
   }
@@ -118,16 +148,41 @@ absl::StatusOr<SafetensorsReader> SafetensorsReader::Open(FileSystem& fs, const 
 
 absl::StatusOr<Tensor> SafetensorsReader::Read(std::string_view name) const {
   const auto found = entries_.find(name);
+  return ReadBox(name, found == entries_.end() ? Box() : WholeBox(found->second.shape));
+}
+
+absl::StatusOr<Tensor> SafetensorsReader::ReadBox(std::string_view name, const Box& box) const {
+  const auto found = entries_.find(name);
   if (found == entries_.end()) return NotFound("{}: there is no tensor \"{}\"", path_, name);
   const SafetensorsEntry& entry = found->second;
-  Tensor tensor = Tensor::Empty(entry.shape, entry.dtype);
-  MNEMO_RETURN_IF_ERROR(fs_->ReadRange(
-      path_, entry.offset, {static_cast<char*>(tensor.raw()), static_cast<size_t>(entry.bytes)}));
-  if (!entry.digest.empty() && DigestOf(Bytes(tensor)).Hex() != entry.digest) {
+  if (!LiesIn(box, entry.shape)) {
+    return InvalidArgument("{}: what is asked of tensor \"{}\" does not lie in its shape {}", path_,
+                           name, ToString(entry.shape));
+  }
+  Tensor out = Tensor::Empty(box.shape, entry.dtype);
+  const Box whole = WholeBox(entry.shape);
+  const int64_t element = SizeOf(entry.dtype);
+  MNEMO_ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, fs_->OpenToRead(path_));
+  DigestStream digest;
+  std::string copy;
+  int64_t at = 0;  // bytes of the tensor read
+  for (const Box& run : CutIntoRuns(whole, kTensorBlock / element)) {
+    const int64_t bytes = ElementCount(run) * element;
+    char* target = static_cast<char*>(out.raw()) + at;
+    if (box != whole) {
+      copy.resize(bytes);
+      target = copy.data();
+    }
+    MNEMO_RETURN_IF_ERROR(file->Read(entry.offset + at, {target, static_cast<size_t>(bytes)}));
+    digest.Update({target, static_cast<size_t>(bytes)});
+    if (box != whole) CopyShared(run, target, box, static_cast<char*>(out.raw()), element);
+    at += bytes;
+  }
+  if (!entry.digest.empty() && digest.Finish().Hex() != entry.digest) {
     return DataLoss("{}: tensor \"{}\" is damaged: its bytes do not match their digest", path_,
                     name);
   }
-  return tensor;
+  return out;
 }
 
 }  // namespace mnemo

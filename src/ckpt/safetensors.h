@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -15,6 +16,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "src/ckpt/box.h"
+#include "src/core/digest.h"
 #include "src/core/file_system.h"
 #include "src/core/tensor.h"
 
@@ -25,12 +28,23 @@ struct NamedTensor {
   Tensor value;
 };
 
+// A tensor that comes to memory when it is its turn to be written.
+struct StreamedTensor {
+  std::string name;
+  DType dtype = DType::kF32;
+  Shape shape;
+  // Called twice, for its digest and for its bytes, with the same result: on any device, of this
+  // dtype and shape.
+  std::function<absl::StatusOr<Tensor>()> read;
+};
+std::vector<StreamedTensor> Streamed(std::span<const NamedTensor> tensors);
+
 // Writes to `path + ".tmp"`, syncs, renames: `path` holds what it held before or the whole file.
-// One tensor at a time is copied to the host. InvalidArgument for names that are empty, given twice
-// or "__metadata__".
-absl::Status WriteSafetensors(FileSystem& fs, const std::string& path,
-                              std::span<const NamedTensor> tensors,
-                              const std::map<std::string, std::string>& metadata);
+// One tensor at a time is held, on the host. Returns the digest of the header, which holds those of
+// the tensors. InvalidArgument for names that are empty, given twice or "__metadata__".
+absl::StatusOr<Digest> WriteSafetensors(FileSystem& fs, const std::string& path,
+                                        std::span<const StreamedTensor> tensors,
+                                        const std::map<std::string, std::string>& metadata);
 
 struct SafetensorsEntry {
   DType dtype = DType::kF32;
@@ -51,9 +65,13 @@ class SafetensorsReader {
   const std::map<std::string, SafetensorsEntry, std::less<>>& entries() const { return entries_; }
   // Without the digests.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  const Digest& header_digest() const { return header_digest_; }
 
-  // A tensor in host memory, its digest checked. NotFound without such a tensor.
-  absl::StatusOr<Tensor> Read(std::string_view name) const;
+  // A part of a tensor, in host memory. All of the tensor is read, as its digest is checked, but no
+  // more than the part and a block is held. NotFound without such a tensor, InvalidArgument if the
+  // box does not lie in it.
+  absl::StatusOr<Tensor> ReadBox(std::string_view name, const Box& box) const;
+  absl::StatusOr<Tensor> Read(std::string_view name) const;  // all of it
 
  private:
   SafetensorsReader(FileSystem& fs, std::string path) : fs_(&fs), path_(std::move(path)) {}
@@ -62,6 +80,7 @@ class SafetensorsReader {
   std::string path_;
   std::map<std::string, SafetensorsEntry, std::less<>> entries_;
   std::map<std::string, std::string> metadata_;
+  Digest header_digest_;
 };
 
 }  // namespace mnemo

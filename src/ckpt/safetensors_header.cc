@@ -4,9 +4,9 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 #include <vector>
 
+#include "src/ckpt/strict_json.h"
 #include "src/core/status.h"
 
 namespace mnemo {
@@ -17,31 +17,6 @@ using Json = nlohmann::json;
 constexpr DType kDTypes[] = {DType::kF32, DType::kF64, DType::kBF16, DType::kI32};
 constexpr int kMaxDepth = 3;  // {"name": {"shape": [..]}}
 constexpr size_t kMaxRank = 8;
-
-// Names given twice and nesting are found while parsing: afterwards they are gone, or too late.
-absl::StatusOr<Json> ParseStrictly(std::string_view text) {
-  std::vector<std::set<std::string>> keys;
-  std::optional<std::string> twice;
-  bool deep = false;
-  const auto watch = [&](int depth, Json::parse_event_t event, Json& value) {
-    deep = deep || depth > kMaxDepth;
-    if (event == Json::parse_event_t::object_start) keys.emplace_back();
-    if (event == Json::parse_event_t::object_end) keys.pop_back();
-    if (event == Json::parse_event_t::key && !keys.back().insert(value.get<std::string>()).second &&
-        !twice) {
-      twice = value.get<std::string>();
-    }
-    return !deep;
-  };
-  Json json = Json::parse(text, watch, /*allow_exceptions=*/false);
-  if (deep) return DataLoss("the header is nested too deeply");
-  // The parser takes a zero byte for the end.
-  if (json.is_discarded() || text.find('\0') != text.npos)
-    return DataLoss("the header is not valid JSON");
-  if (!json.is_object()) return DataLoss("the header is not a JSON object");
-  if (twice) return DataLoss("the header names \"{}\" twice", *twice);
-  return json;
-}
 
 std::optional<int64_t> Count(const Json& json) {
   if (!json.is_number_unsigned()) return std::nullopt;
@@ -55,7 +30,7 @@ absl::StatusOr<DType> ParseDType(const std::string& name, const Json& json) {
     if (json == SafetensorsName(dtype)) return dtype;
   }
   return DataLoss("tensor \"{}\" has dtype {}; F32, F64, BF16 and I32 can be read", name,
-                  json.dump(-1, ' ', false, Json::error_handler_t::replace));
+                  QuoteJson(json));
 }
 
 absl::StatusOr<SafetensorsEntry> ParseEntry(const std::string& name, const Json& json,
@@ -163,7 +138,7 @@ const char* SafetensorsName(DType dtype) {
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view text,
                                                          int64_t data_bytes) {
   Json json;
-  MNEMO_ASSIGN_OR_RETURN(json, ParseStrictly(text));
+  MNEMO_ASSIGN_OR_RETURN(json, ParseJsonStrictly(text, "the header", kMaxDepth));
   SafetensorsHeader header;
   for (const auto& [name, value] : json.items()) {
     if (name == kSafetensorsMetadata) continue;

@@ -14,6 +14,7 @@ namespace {
 
 struct ExportOptions {
   std::string model, out;
+  int64_t shard_bytes = kDefaultShardBytes;
   bool overwrite = false;
 };
 
@@ -32,9 +33,15 @@ absl::Status CheckOut(const ExportOptions& options) {
 
 absl::Status Export(const ExportOptions& options) {
   MNEMO_RETURN_IF_ERROR(CheckOut(options));
-  MNEMO_ASSIGN_OR_RETURN(const int64_t parameters,
-                         ExportModel(FileSystem::Posix(), options.model, options.out));
-  fmt::print("{} parameters in {}/model.safetensors\n", parameters, options.out);
+  MNEMO_ASSIGN_OR_RETURN(
+      const ExportedModel exported,
+      ExportModel(FileSystem::Posix(), options.model, options.out, options.shard_bytes));
+  if (exported.files == 1) {
+    fmt::print("{} parameters in {}/{}\n", exported.parameters, options.out, kWeightsName);
+  } else {
+    fmt::print("{} parameters in {} files and {}/{}\n", exported.parameters, exported.files,
+               options.out, kWeightsIndexName);
+  }
   return absl::OkStatus();
 }
 
@@ -44,15 +51,27 @@ void AddExportCommand(CLI::App& app, Action& chosen) {
   auto options = std::make_shared<ExportOptions>();
   CLI::App* command = app.add_subcommand(
       "export",
-      "Write a model for other programs: model.safetensors (f32) and config.json, as "
-      "docs/model.md describes them.");
+      "Write a model for other programs, as docs/model.md describes it: config.json and "
+      "model.safetensors (f32), or several such files with an index where that would be too "
+      "large. One tensor at a time is held in memory.");
   command
       ->add_option("--model", options->model,
                    "Model directory, or a checkpoint, or a run, whose newest checkpoint is taken")
       ->required()
       ->type_name("DIR");
   command->add_option("--out", options->out, "Directory to write")->required()->type_name("DIR");
-  command->add_flag("--overwrite", options->overwrite, "Replace a model in that directory");
+  command
+      ->add_option(
+          "--max-shard-size", options->shard_bytes,
+          "Bytes of tensors in one file (5000000, 200MB, 4GiB); a larger tensor has a file "
+          "of its own. What exceeds one file is written as model-00001-of-0000N.safetensors "
+          "and so on, with model.safetensors.index.json")
+      ->transform(CLI::AsSizeValue(true))
+      ->check(CLI::PositiveNumber)
+      ->type_name("SIZE")
+      ->default_str("5GB");
+  command->add_flag("--overwrite", options->overwrite,
+                    "Replace a model in that directory, when the new one is whole");
   command->callback([&chosen, options] { chosen = [options] { return Export(*options); }; });
 }
 

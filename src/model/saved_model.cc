@@ -63,12 +63,10 @@ absl::StatusOr<Checked> ReadChecked(const ModelSource& source,
   return checked;
 }
 
-absl::StatusOr<std::vector<Tensor>> ReadParameters(const ModelSource& source,
-                                                   const std::vector<ParameterInfo>& infos,
-                                                   DType dtype) {
+std::vector<ExpectedTensor> ExpectedOf(const std::vector<ParameterInfo>& infos) {
   std::vector<ExpectedTensor> expected;
   for (const ParameterInfo& info : infos) expected.push_back({info.name, info.shape});
-  return source.Read(expected, dtype);
+  return expected;
 }
 
 }  // namespace
@@ -86,7 +84,7 @@ absl::Status SaveModel(FileSystem& fs, const std::string& directory, const v1::R
   for (size_t i = 0; i < parameters.size(); ++i) {
     tensors.push_back({parameters.info(i).name, parameters[i]});
   }
-  return WriteModelDirectory(fs, directory, model, tensors);
+  return WriteModelDirectory(fs, directory, model, Streamed(tensors)).status();
 }
 
 absl::StatusOr<SavedModel> LoadModel(FileSystem& fs, const std::string& directory,
@@ -95,7 +93,7 @@ absl::StatusOr<SavedModel> LoadModel(FileSystem& fs, const std::string& director
   MNEMO_ASSIGN_OR_RETURN(Checked checked, ReadChecked(source, overrides));
   const v1::ExecutionConfig& execution = checked.description.config.execution();
   MNEMO_ASSIGN_OR_RETURN(std::vector<Tensor> values,
-                         ReadParameters(source, checked.infos, WideType(ComputeDType(execution))));
+                         source.Read(ExpectedOf(checked.infos), WideType(ComputeDType(execution))));
   MNEMO_RETURN_IF_ERROR(AtTheDoor([&] {
     for (Tensor& value : values) value = value.To(ComputeDevice(execution));
     return absl::OkStatus();
@@ -112,20 +110,22 @@ absl::StatusOr<SavedModel> LoadModel(FileSystem& fs, const std::string& director
   return model;
 }
 
-absl::StatusOr<int64_t> ExportModel(FileSystem& fs, const std::string& from,
-                                    const std::string& to) {
+absl::StatusOr<ExportedModel> ExportModel(FileSystem& fs, const std::string& from,
+                                          const std::string& to, int64_t shard_bytes) {
   MNEMO_ASSIGN_OR_RETURN(const ModelSource source, ModelSource::Open(fs, from));
   MNEMO_ASSIGN_OR_RETURN(const Checked checked, ReadChecked(source, {}));
-  MNEMO_ASSIGN_OR_RETURN(std::vector<Tensor> values,
-                         ReadParameters(source, checked.infos, DType::kF32));
-  std::vector<NamedTensor> tensors;
-  int64_t count = 0;
-  for (size_t i = 0; i < values.size(); ++i) {
-    count += values[i].elements();
-    tensors.push_back({checked.infos[i].name, std::move(values[i])});
+  MNEMO_RETURN_IF_ERROR(source.Check(ExpectedOf(checked.infos)));
+  std::vector<StreamedTensor> tensors;
+  ExportedModel exported;
+  for (const ParameterInfo& info : checked.infos) {
+    exported.parameters += ElementCount(info.shape);
+    tensors.push_back({info.name, DType::kF32, info.shape, [&source, &info] {
+                         return source.ReadBox(info.name, WholeBox(info.shape), DType::kF32);
+                       }});
   }
-  MNEMO_RETURN_IF_ERROR(WriteModelDirectory(fs, to, checked.description, tensors));
-  return count;
+  MNEMO_ASSIGN_OR_RETURN(exported.files,
+                         WriteModelDirectory(fs, to, checked.description, tensors, shard_bytes));
+  return exported;
 }
 
 }  // namespace mnemo

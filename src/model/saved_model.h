@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "mnemo/v1/config.pb.h"
+#include "src/ckpt/model_weights.h"
 #include "src/core/file_system.h"
 #include "src/data/tokenizer.h"
 #include "src/model/parameters.h"
@@ -31,8 +32,14 @@ absl::Status SaveModel(FileSystem& fs, const std::string& directory, const v1::R
 absl::StatusOr<SavedModel> LoadModel(FileSystem& fs, const std::string& directory,
                                      std::span<const std::string> overrides = {});
 
+struct ExportedModel {
+  int64_t parameters = 0;
+  int files = 0;  // that hold them
+};
 // Reads the model in `from`, likewise, whatever device it was made for, and writes it to `to` with
-// its parameters as f32. Returns their number.
-absl::StatusOr<int64_t> ExportModel(FileSystem& fs, const std::string& from, const std::string& to);
+// its parameters as f32: one tensor at a time, in files of at most `shard_bytes`.
+absl::StatusOr<ExportedModel> ExportModel(FileSystem& fs, const std::string& from,
+                                          const std::string& to,
+                                          int64_t shard_bytes = kDefaultShardBytes);
 
 }  // namespace mnemo

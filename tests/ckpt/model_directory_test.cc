@@ -4,7 +4,9 @@
 #include <google/protobuf/util/message_differencer.h>
 #include <unistd.h>
 
+#include "src/ckpt/model_source.h"
 #include "src/core/config_text.h"
+#include "tests/ckpt/disk_model.h"
 #include "tests/ckpt/scratch_directory.h"
 
 namespace mnemo {
@@ -33,12 +35,26 @@ std::vector<NamedTensor> Tensors(double value) {
           {"final_norm.weight", Tensor::Full({2}, value, DType::kF32)}};
 }
 
+absl::StatusOr<int> Write(FileSystem& fs, const std::string& directory,
+                          const ModelDescription& description,
+                          const std::vector<NamedTensor>& tensors,
+                          int64_t shard_bytes = kDefaultShardBytes) {
+  return WriteModelDirectory(fs, directory, description, Streamed(tensors), shard_bytes);
+}
+
+absl::StatusOr<std::vector<Tensor>> Read(const std::string& directory,
+                                         const std::vector<ExpectedTensor>& expected, DType dtype) {
+  const auto source = ModelSource::Open(Fs(), directory);
+  if (!source.ok()) return source.status();
+  return source->Read(expected, dtype);
+}
+
 std::vector<ExpectedTensor> Expected() {
   return {{"final_norm.weight", {2}}, {"embedding.weight", {4, 2}}};
 }
 
 double ValueIn(const std::string& directory) {
-  const auto tensors = ReadModelTensors(Fs(), directory, Expected(), DType::kF64);
+  const auto tensors = Read(directory, Expected(), DType::kF64);
   return tensors.ok() ? (*tensors)[0].ToDoubles()[0] : -1;
 }
 
@@ -46,7 +62,7 @@ TEST(ModelDirectoryTest, AModelComesBackWithItsConfigurationAndTokenizer) {
   const ScratchDirectory scratch;
   const std::string directory = scratch / "run/model/";
   const ModelDescription written = Description();
-  ASSERT_TRUE(WriteModelDirectory(Fs(), directory, written, Tensors(3)).ok());
+  ASSERT_TRUE(Write(Fs(), directory, written, Tensors(3)).ok());
   const auto read = ReadModelDescription(Fs(), directory);
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_TRUE(MessageDifferencer::Equals(read->config, written.config))
@@ -56,7 +72,7 @@ TEST(ModelDirectoryTest, AModelComesBackWithItsConfigurationAndTokenizer) {
   EXPECT_EQ(read->tokenizer.vocabulary, 264);
   EXPECT_EQ(read->tokenizer.separator, 256);
   EXPECT_EQ(read->tokenizer.model, written.tokenizer.model);
-  const auto tensors = ReadModelTensors(Fs(), directory, Expected(), DType::kF64);
+  const auto tensors = Read(directory, Expected(), DType::kF64);
   ASSERT_TRUE(tensors.ok()) << tensors.status();
   EXPECT_EQ((*tensors)[0].shape(), Shape({2}));
   EXPECT_EQ((*tensors)[1].ToDoubles(), std::vector<double>(8, 3.0));
@@ -67,7 +83,7 @@ TEST(ModelDirectoryTest, AModelComesBackWithItsConfigurationAndTokenizer) {
 TEST(ModelDirectoryTest, AnotherModelIsReplacedWhole) {
   const ScratchDirectory scratch;
   const std::string directory = scratch / "model";
-  ASSERT_TRUE(WriteModelDirectory(Fs(), directory, Description(), Tensors(1)).ok());
+  ASSERT_TRUE(Write(Fs(), directory, Description(), Tensors(1)).ok());
   ModelDescription bytes = Description();
   bytes.tokenizer.kind = "bytes";
   bytes.tokenizer.model.clear();
@@ -75,7 +91,7 @@ TEST(ModelDirectoryTest, AnotherModelIsReplacedWhole) {
   ASSERT_TRUE(Fs().MakeDirectories(directory + ".tmp").ok());
   ASSERT_TRUE(WriteFileAtomically(Fs(), directory + ".tmp/config.json.tmp", "half").ok());
   ASSERT_TRUE(Fs().MakeDirectories(directory + ".old").ok());
-  ASSERT_TRUE(WriteModelDirectory(Fs(), directory, bytes, Tensors(2)).ok());
+  ASSERT_TRUE(Write(Fs(), directory, bytes, Tensors(2)).ok());
   EXPECT_EQ(ValueIn(directory), 2);
   EXPECT_THAT(Fs().List(directory).value(),
               testing::ElementsAre("config.json", "model.safetensors"));
@@ -86,9 +102,9 @@ TEST(ModelDirectoryTest, AnotherModelIsReplacedWhole) {
 TEST(ModelDirectoryTest, OtherPeoplesFilesAreNeverRemoved) {
   const ScratchDirectory scratch;
   const std::string directory = scratch / "model";
-  ASSERT_TRUE(WriteModelDirectory(Fs(), directory, Description(), Tensors(1)).ok());
+  ASSERT_TRUE(Write(Fs(), directory, Description(), Tensors(1)).ok());
   ASSERT_TRUE(WriteFileAtomically(Fs(), directory + "/notes.txt", "mine").ok());
-  const absl::Status status = WriteModelDirectory(Fs(), directory, Description(), Tensors(2));
+  const absl::Status status = Write(Fs(), directory, Description(), Tensors(2)).status();
   EXPECT_THAT(std::string(status.message()), HasSubstr("notes.txt, which is not part of a model"));
   EXPECT_EQ(ValueIn(directory), 1);
   EXPECT_TRUE(Fs().Exists(directory + "/notes.txt"));
@@ -100,7 +116,7 @@ TEST(ModelDirectoryTest, AnInterruptedReplacementIsExplained) {
   const std::string directory = scratch / "model";
   EXPECT_THAT(std::string(ReadModelDescription(Fs(), directory).status().message()),
               HasSubstr("not a model directory: it has no config.json"));
-  ASSERT_TRUE(WriteModelDirectory(Fs(), directory + ".old", Description(), Tensors(1)).ok());
+  ASSERT_TRUE(Write(Fs(), directory + ".old", Description(), Tensors(1)).ok());
   EXPECT_THAT(std::string(ReadModelDescription(Fs(), directory).status().message()),
               HasSubstr("rename " + directory + ".old to " + directory));
 }
@@ -167,29 +183,97 @@ class FullFileSystem : public FileSystem {
 };
 
 TEST(ModelDirectoryTest, AFullDiskLosesNothing) {
-  FullFileSystem counting(-1);
+  for (const int64_t shard_bytes : {int64_t{8}, kDefaultShardBytes}) {
+    FullFileSystem counting(-1);
+    const ScratchDirectory scratch;
+    const std::string directory = scratch / "model";
+    ASSERT_TRUE(Write(Fs(), directory, Description(), Tensors(1), shard_bytes).ok());
+    ASSERT_TRUE(Write(counting, directory, Description(), Tensors(1), shard_bytes).ok());
+    ASSERT_GT(counting.calls(), 10);
+    for (int call = 0; call < counting.calls(); ++call) {
+      FullFileSystem full(call);
+      const absl::Status status =
+          Write(full, directory, Description(), Tensors(2), shard_bytes).status();
+      EXPECT_EQ(std::string(status.message()), "the disk is full") << call;
+      const double value = ValueIn(directory);
+      // The last call syncs the parent directory, when the new model is in its place.
+      EXPECT_EQ(value, call + 1 < counting.calls() ? 1 : 2) << call;
+      EXPECT_TRUE(ReadModelDescription(Fs(), directory).ok());
+      EXPECT_FALSE(Fs().Exists(directory + ".tmp"));
+    }
+  }
+}
+
+// The value of the whole model in `directory`; 0 if there is no such directory, -1 if it holds
+// anything else.
+double WholeValueIn(FileSystem& fs, const std::string& directory) {
+  if (!fs.Exists(directory)) return 0;
+  const auto source = ModelSource::Open(fs, directory);
+  if (!source.ok() || !source->Describe().ok()) return -1;
+  const auto tensors = source->Read(Expected(), DType::kF64);
+  if (!tensors.ok()) return -1;
+  const double value = (*tensors)[0].ToDoubles()[0];
+  return (*tensors)[1].ToDoubles() == std::vector<double>(8, value) ? value : -1;
+}
+
+// At every call of a replacement, by files of another number, that a disk may not come back from.
+TEST(ModelDirectoryTest, AfterAPowerCutTheOldOrTheNewModelIsThere) {
+  constexpr char kModel[] = "/runs/model";
+  for (const auto& [old_bytes, new_bytes] :
+       {std::pair(kDefaultShardBytes, int64_t{8}), std::pair(int64_t{8}, kDefaultShardBytes)}) {
+    DiskModel disk;
+    ASSERT_TRUE(disk.MakeDirectories("/runs").ok());
+    ASSERT_TRUE(Write(disk, kModel, Description(), Tensors(1), old_bytes).ok());
+    const auto prepared = disk.AfterPowerCut(DiskModel::Left::kEverything, 0);
+    prepared->Forget();
+    const auto clean = prepared->Copy();
+    ASSERT_TRUE(Write(*clean, kModel, Description(), Tensors(2), new_bytes).ok());
+    const std::vector<DiskPoint> points = clean->points();
+    ASSERT_GT(points.size(), 20u);
+    for (const DiskPoint& point : points) {
+      SCOPED_TRACE(testing::Message() << point.call << " " << point.path << " #" << point.n);
+      const auto dying = prepared->Copy();
+      dying->Inject(DiskModel::Fault::kDies, point);
+      (void)Write(*dying, kModel, Description(), Tensors(2), new_bytes);
+      ASSERT_TRUE(dying->injected());
+      for (uint64_t seed = 0; seed < 6; ++seed) {
+        const auto left = seed == 0   ? DiskModel::Left::kNothing
+                          : seed == 1 ? DiskModel::Left::kEverything
+                                      : DiskModel::Left::kSome;
+        const auto after = dying->AfterPowerCut(left, seed);
+        const double value = WholeValueIn(*after, kModel);
+        const double aside = WholeValueIn(*after, std::string(kModel) + ".old");
+        ASSERT_TRUE(value == 1 || value == 2 || (value == 0 && aside == 1))
+            << value << ", " << aside << ", seed " << seed;
+        ASSERT_TRUE(Write(*after, kModel, Description(), Tensors(3), new_bytes).ok());
+        ASSERT_EQ(WholeValueIn(*after, kModel), 3);
+      }
+    }
+  }
+}
+
+TEST(ModelDirectoryTest, NothingOfAFormerModelIsLeft) {
   const ScratchDirectory scratch;
   const std::string directory = scratch / "model";
-  ASSERT_TRUE(WriteModelDirectory(Fs(), directory, Description(), Tensors(1)).ok());
-  ASSERT_TRUE(WriteModelDirectory(counting, directory, Description(), Tensors(1)).ok());
-  ASSERT_GT(counting.calls(), 10);
-  for (int call = 0; call < counting.calls(); ++call) {
-    FullFileSystem full(call);
-    const absl::Status status = WriteModelDirectory(full, directory, Description(), Tensors(2));
-    EXPECT_EQ(std::string(status.message()), "the disk is full") << call;
-    const double value = ValueIn(directory);
-    // The last call syncs the parent directory, when the new model is in its place.
-    EXPECT_EQ(value, call + 1 < counting.calls() ? 1 : 2) << call;
-    EXPECT_TRUE(ReadModelDescription(Fs(), directory).ok());
-    EXPECT_FALSE(Fs().Exists(directory + ".tmp"));
-  }
+  const auto names = [&] { return Fs().List(directory).value(); };
+  EXPECT_EQ(Write(Fs(), directory, Description(), Tensors(1), 8).value(), 2);
+  EXPECT_THAT(names(), testing::ElementsAre("config.json", "model-00001-of-00002.safetensors",
+                                            "model-00002-of-00002.safetensors",
+                                            "model.safetensors.index.json", "tokenizer.model"));
+  EXPECT_EQ(ValueIn(directory), 1);
+  EXPECT_EQ(Write(Fs(), directory, Description(), Tensors(2)).value(), 1);
+  EXPECT_THAT(names(), testing::ElementsAre("config.json", "model.safetensors", "tokenizer.model"));
+  EXPECT_EQ(ValueIn(directory), 2);
+  EXPECT_EQ(Write(Fs(), directory, Description(), Tensors(3), 39).value(), 2);
+  EXPECT_FALSE(Fs().Exists(directory + "/model.safetensors"));
+  EXPECT_EQ(ValueIn(directory), 3);
 }
 
 TEST(ModelDirectoryTest, AnUnwritableDirectoryIsNamed) {
   const ScratchDirectory scratch;
   ASSERT_TRUE(WriteFileAtomically(Fs(), scratch / "file", "x").ok());
   const absl::Status status =
-      WriteModelDirectory(Fs(), scratch / "file/model", Description(), Tensors(1));
+      Write(Fs(), scratch / "file/model", Description(), Tensors(1)).status();
   EXPECT_FALSE(status.ok());
   EXPECT_THAT(std::string(status.message()), HasSubstr("file/model"));
 }
@@ -201,10 +285,10 @@ TEST(ModelDirectoryTest, TensorsThatDoNotFitAreAllListed) {
   std::vector<NamedTensor> tensors = Tensors(1);
   tensors.push_back({"extra", Tensor::Zeros({3}, DType::kF32)});
   tensors.push_back({"whole", Tensor::FromHost(std::span<const int32_t>(ids), {2})});
-  ASSERT_TRUE(WriteModelDirectory(Fs(), directory, Description(), tensors).ok());
+  ASSERT_TRUE(Write(Fs(), directory, Description(), tensors).ok());
   const std::vector<ExpectedTensor> expected = {
       {"embedding.weight", {2, 4}}, {"final_norm.weight", {2}}, {"lost", {7, 9}}, {"whole", {2}}};
-  const absl::Status status = ReadModelTensors(Fs(), directory, expected, DType::kF32).status();
+  const absl::Status status = Read(directory, expected, DType::kF32).status();
   const std::string message(status.message());
   EXPECT_THAT(message, HasSubstr("4 problems"));
   EXPECT_THAT(message, HasSubstr("embedding.weight has shape [4, 2]; the configuration says"));

@@ -38,6 +38,11 @@ std::string FileBytes(const std::string& header, size_t data_bytes) {
   return bytes + header + std::string(data_bytes, '\1');
 }
 
+absl::StatusOr<Digest> Write(const std::string& path, const std::vector<NamedTensor>& tensors,
+                             const std::map<std::string, std::string>& metadata = {}) {
+  return WriteSafetensors(Fs(), path, Streamed(tensors), metadata);
+}
+
 std::string OpenError(const std::string& path) {
   return std::string(SafetensorsReader::Open(Fs(), path).status().message());
 }
@@ -46,7 +51,7 @@ TEST(SafetensorsTest, EveryTensorComesBackAsItWas) {
   const ScratchDirectory scratch;
   const std::string path = scratch / "x.safetensors";
   const std::vector<NamedTensor> samples = Samples();
-  ASSERT_TRUE(WriteSafetensors(Fs(), path, samples, {{"made by", "a \"test\"\n"}}).ok());
+  ASSERT_TRUE(Write(path, samples, {{"made by", "a \"test\"\n"}}).ok());
   EXPECT_FALSE(Fs().Exists(path + ".tmp"));
   const auto reader = SafetensorsReader::Open(Fs(), path);
   ASSERT_TRUE(reader.ok()) << reader.status();
@@ -62,11 +67,75 @@ TEST(SafetensorsTest, EveryTensorComesBackAsItWas) {
   EXPECT_THAT(std::string(reader->Read("g").status().message()), HasSubstr("no tensor \"g\""));
 }
 
+// What one rank of many takes of a tensor; larger than a block, so that boxes lie across several.
+TEST(SafetensorsTest, ABoxIsReadAndTheWholeTensorVerified) {
+  const ScratchDirectory scratch;
+  const std::string path = scratch / "x.safetensors";
+  const Tensor x = Counting({3, 500, 401}, DType::kF32);
+  ASSERT_TRUE(Write(path, {{"small", Counting({2}, DType::kF32)}, {"x", x}}).ok());
+  const auto reader = SafetensorsReader::Open(Fs(), path);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  for (const Box& box :
+       {Box{{1, 0, 0}, {2, 500, 401}}, Box{{0, 499, 0}, {3, 1, 401}}, Box{{0, 0, 17}, {3, 500, 2}},
+        Box{{2, 499, 400}, {1, 1, 1}}, Box{{1, 3, 5}, {0, 4, 4}}, WholeBox({3, 500, 401})}) {
+    SCOPED_TRACE(ToString(box));
+    const auto part = reader->ReadBox("x", box);
+    ASSERT_TRUE(part.ok()) << part.status();
+    Tensor expected = x;
+    for (int d = 0; d < 3; ++d) {
+      expected = expected.Slice(d, box.begin[d], box.begin[d] + box.shape[d]);
+    }
+    EXPECT_EQ(part->shape(), box.shape);
+    EXPECT_EQ(part->ToDoubles(), expected.ToDoubles());
+  }
+  for (const Box& box : {Box{}, Box{{0, 0, 0}, {4, 1, 1}}, Box{{-1, 0, 0}, {1, 1, 1}}}) {
+    EXPECT_THAT(std::string(reader->ReadBox("x", box).status().message()),
+                HasSubstr("does not lie in its shape [3, 500, 401]"));
+  }
+  // Damage that no element of the box has is found, too.
+  std::string bytes = Fs().ReadFile(path).value();
+  bytes.back() ^= 1;
+  ASSERT_TRUE(WriteFileAtomically(Fs(), path, bytes).ok());
+  const absl::Status damaged = reader->ReadBox("x", {{0, 0, 0}, {1, 1, 1}}).status();
+  EXPECT_EQ(damaged.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(damaged.message()), HasSubstr(path + ": tensor \"x\" is damaged"));
+}
+
+TEST(SafetensorsTest, ATensorThatChangesOnTheWayIsNotWritten) {
+  const ScratchDirectory scratch;
+  const std::string path = scratch / "x.safetensors";
+  int calls = 0;
+  std::vector<StreamedTensor> tensors = Streamed(Samples());
+  tensors[1].read = [&] { return Tensor::Full({5}, ++calls, DType::kBF16); };
+  const absl::Status status = WriteSafetensors(Fs(), path, tensors, {}).status();
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr(path + ".tmp: tensor \"b\" changed while it was written"));
+  EXPECT_EQ(calls, 2);
+  tensors[1].read = [&]() -> absl::StatusOr<Tensor> {
+    if (++calls < 4) return Tensor::Full({5}, 1, DType::kBF16);
+    return absl::DataLossError("the source is damaged");
+  };
+  EXPECT_EQ(WriteSafetensors(Fs(), path, tensors, {}).status(),
+            absl::DataLossError("the source is damaged"));
+  EXPECT_TRUE(Fs().List(scratch / "").value().empty());
+}
+
+TEST(SafetensorsTest, TheDigestOfTheHeaderTellsFilesApart) {
+  const ScratchDirectory scratch;
+  const std::string path = scratch / "x.safetensors";
+  const auto digest = Write(path, Samples());
+  ASSERT_TRUE(digest.ok());
+  EXPECT_EQ(SafetensorsReader::Open(Fs(), path)->header_digest(), *digest);
+  std::vector<NamedTensor> other = Samples();
+  other[0].value = Tensor::Zeros({3, 4}, DType::kF32);
+  EXPECT_NE(*Write(path, other), *digest);
+}
+
 TEST(SafetensorsTest, TheDataIsAlignedAndReplacesAnOlderFile) {
   const ScratchDirectory scratch;
   const std::string path = scratch / "x.safetensors";
   ASSERT_TRUE(WriteFileAtomically(Fs(), path, "old").ok());
-  ASSERT_TRUE(WriteSafetensors(Fs(), path, Samples(), {}).ok());
+  ASSERT_TRUE(Write(path, Samples()).ok());
   const auto reader = SafetensorsReader::Open(Fs(), path);
   ASSERT_TRUE(reader.ok()) << reader.status();
   EXPECT_EQ(reader->entries().find("a.weight")->second.offset % 8, 0);
@@ -78,7 +147,7 @@ TEST(SafetensorsTest, NamesThatWouldNotComeBackAreRefusedAndNothingIsWritten) {
   const Tensor x = Counting({2}, DType::kF32);
   for (const std::vector<NamedTensor>& bad : std::vector<std::vector<NamedTensor>>{
            {{"", x}}, {{"__metadata__", x}}, {{"a", x}, {"a", x}}, {{"\xff", x}}}) {
-    EXPECT_EQ(WriteSafetensors(Fs(), path, bad, {}).code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(Write(path, bad).status().code(), absl::StatusCode::kInvalidArgument);
     EXPECT_FALSE(Fs().Exists(path));
     EXPECT_FALSE(Fs().Exists(path + ".tmp"));
   }
@@ -87,7 +156,7 @@ TEST(SafetensorsTest, NamesThatWouldNotComeBackAreRefusedAndNothingIsWritten) {
 TEST(SafetensorsTest, AnUnwritableDirectoryIsNamed) {
   const ScratchDirectory scratch;
   const std::string path = scratch / "missing/x.safetensors";
-  const absl::Status status = WriteSafetensors(Fs(), path, Samples(), {});
+  const absl::Status status = Write(path, Samples()).status();
   EXPECT_THAT(std::string(status.message()), HasSubstr(path));
 }
 
@@ -170,7 +239,7 @@ TEST(SafetensorsTest, AHeaderThatIsNotThereIsRefusedBeforeItIsRead) {
 TEST(SafetensorsTest, EveryTruncationIsFound) {
   const ScratchDirectory scratch;
   const std::string path = scratch / "x.safetensors";
-  ASSERT_TRUE(WriteSafetensors(Fs(), path, Samples(), {{"key", "value"}}).ok());
+  ASSERT_TRUE(Write(path, Samples(), {{"key", "value"}}).ok());
   const std::string whole = Fs().ReadFile(path).value();
   for (size_t size = 0; size < whole.size(); size += 5) {
     ASSERT_TRUE(WriteFileAtomically(Fs(), path, whole.substr(0, size)).ok());
@@ -195,7 +264,7 @@ TEST(SafetensorsTest, EveryFlippedBitIsFound) {
   const std::string path = scratch / "x.safetensors";
   const std::vector<NamedTensor> samples = {{"a", Counting({3, 2}, DType::kF32)},
                                             {"b", Counting({5}, DType::kBF16)}};
-  ASSERT_TRUE(WriteSafetensors(Fs(), path, samples, {}).ok());
+  ASSERT_TRUE(Write(path, samples).ok());
   const std::string whole = Fs().ReadFile(path).value();
   ASSERT_FALSE(Contents(path).empty());
   for (size_t bit = 0; bit < whole.size() * 8; ++bit) {

@@ -189,6 +189,69 @@ TEST_F(ModelCommandsTest, ExportWritesTheModel) {
               HasSubstr("notes.txt, which is not part of a model"));
 }
 
+TEST_F(ModelCommandsTest, ExportCutsALargeModelAndItIsReadAsAnyOther) {
+  const auto run = [&](const std::vector<std::string>& words) {
+    const Result result = RunMnemo(words);
+    EXPECT_EQ(result.code, kExitOk) << result.err;
+    return result.out;
+  };
+  const std::string cut =
+      run({"export", "--model", path("model"), "--out", path("cut"), "--max-shard-size", "4KiB"});
+  EXPECT_THAT(cut, testing::ContainsRegex("[0-9]+ parameters in [0-9]+ files and .*index.json\n"));
+  EXPECT_TRUE(FileSystem::Posix().Exists(path("cut/model.safetensors.index.json")));
+  EXPECT_FALSE(FileSystem::Posix().Exists(path("cut/model.safetensors")));
+  const auto eval = [&](const std::string& model) {
+    const auto json = nlohmann::json::parse(
+        run({"eval", "--model", path(model), "--shards", path("shards"), "--json"}));
+    return json["by_position"];
+  };
+  EXPECT_EQ(eval("cut"), eval("model"));
+  const auto generate = [&](const std::string& model) {
+    return run({"generate", "--model", path(model), "--prompt", "int", "--tokens", "20"});
+  };
+  EXPECT_EQ(generate("cut"), generate("model"));
+  // From files to one, in the place of the many.
+  run({"export", "--model", path("cut"), "--out", path("one")});
+  EXPECT_EQ(Snapshot(path("one")), Snapshot(path("model")));
+  EXPECT_THAT(RunMnemo({"export", "--model", path("model"), "--out", path("cut")}).err,
+              HasSubstr("holds a model"));
+  run({"export", "--model", path("model"), "--out", path("cut"), "--overwrite"});
+  EXPECT_EQ(Snapshot(path("cut")), Snapshot(path("model")));
+  for (const char* size : {"0", "-1", "5XB", "many", ""}) {
+    EXPECT_EQ(
+        RunMnemo({"export", "--model", path("model"), "--out", path("x"), "--max-shard-size", size})
+            .code,
+        kExitUsage)
+        << size;
+  }
+}
+
+TEST_F(ModelCommandsTest, ADamagedFileOfAnExportIsNamedAndNothingIsWritten) {
+  ASSERT_EQ(RunMnemo({"export", "--model", path("model"), "--out", path("cut"), "--max-shard-size",
+                      "4KB"})
+                .code,
+            kExitOk);
+  std::string first;
+  const std::vector<std::string> names = FileSystem::Posix().List(path("cut")).value();
+  for (const std::string& name : names) {
+    if (name.starts_with("model-00001-of-")) first = path("cut/" + name);
+  }
+  ASSERT_NE(first, "");
+  std::string bytes = ReadText(first);
+  bytes.back() ^= 1;
+  WriteText(first, bytes);
+  const auto failure = [&] {
+    const Result result = RunMnemo({"export", "--model", path("cut"), "--out", path("again")});
+    EXPECT_EQ(result.code, kExitError);
+    EXPECT_FALSE(FileSystem::Posix().Exists(path("again")));
+    EXPECT_FALSE(FileSystem::Posix().Exists(path("again.tmp")));
+    return result.err;
+  };
+  EXPECT_THAT(failure(), testing::AllOf(HasSubstr(first + ": tensor "), HasSubstr("is damaged")));
+  ASSERT_OK(FileSystem::Posix().Remove(first));
+  EXPECT_THAT(failure(), HasSubstr("which is missing"));
+}
+
 TEST_F(ModelCommandsTest, GenerateStreamsValidTextAndRepeatsWithTheSeed) {
   const std::vector<std::string> line = {"generate", "--model",    path("model"), "--prompt",
                                          "int main", "--tokens",   "60",          "--temperature",

@@ -68,9 +68,10 @@ TEST_F(SavedModelTest, OnlyExecutionCanBeSet) {
 
 TEST_F(SavedModelTest, ExportsTheSameModel) {
   const std::string out = directory_ / "out";
-  const auto count = ExportModel(Fs(), path(), out);
-  ASSERT_OK(count.status());
-  EXPECT_EQ(*count, CountParameters(MakeSpec(config_.model())));
+  const auto exported = ExportModel(Fs(), path(), out);
+  ASSERT_OK(exported.status());
+  EXPECT_EQ(exported->files, 1);
+  EXPECT_EQ(exported->parameters, CountParameters(MakeSpec(config_.model())));
   EXPECT_EQ(Snapshot(out), Snapshot(path()));
 }
 
@@ -119,7 +120,7 @@ TEST_F(CheckpointModelTest, IsTheSameModel) {
       EXPECT_EQ(model->parameters[i].ToFloats(), parameters_[i].ToFloats());
     }
   }
-  ASSERT_OK(ExportModel(Fs(), checkpoint, directory_ / "out"));
+  ASSERT_OK(ExportModel(Fs(), checkpoint, directory_ / "out").status());
   EXPECT_EQ(Snapshot(directory_ / "out"), Snapshot(path()));
 }
 

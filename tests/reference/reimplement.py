@@ -9,6 +9,7 @@ has written and prints the largest difference. Needs numpy and h5py.
 
 import argparse
 import json
+import os
 import struct
 import sys
 
@@ -30,6 +31,16 @@ def read_safetensors(path):
         values = np.frombuffer(data[8 + length + begin : 8 + length + end], dtype)
         tensors[name] = values.reshape(entry["shape"]).astype(np.float64)
     return tensors
+
+
+def read_weights(directory):
+    index = directory + "/model.safetensors.index.json"
+    if not os.path.exists(index):
+        return read_safetensors(directory + "/model.safetensors")
+    with open(index, encoding="utf-8") as file:
+        files = json.load(file)["weight_map"]
+    parts = {name: read_safetensors(f"{directory}/{name}") for name in set(files.values())}
+    return {tensor: parts[name][tensor] for tensor, name in files.items()}
 
 
 def sigmoid(x):
@@ -335,7 +346,7 @@ def main():
     options = parser.parse_args()
     with open(options.model + "/config.json", encoding="utf-8") as file:
         config = json.load(file)
-    tensors = read_safetensors(options.model + "/model.safetensors")
+    tensors = read_weights(options.model)
     with h5py.File(options.losses, "r") as file:
         theirs = file["loss"][:].astype(np.float64)
         offsets = file["sequence_offsets"][:].astype(np.int64)
