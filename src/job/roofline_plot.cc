@@ -97,8 +97,8 @@ class Picture {
         y_ = {std::min(y_.low, std::log10(Rate(*op))), std::max(y_.high, std::log10(Rate(*op)))};
       }
     }
-    x_ = {x_.low - kDecadesBeyond, x_.high + kRoom};
-    y_ = {y_.low - kDecadesBeyond, y_.high + 2 * kRoom};  // the roof's name is above it
+    x_ = {x_.low - kDecadesBeyond, x_.high + kDecadesBeyond};
+    y_ = {y_.low - kDecadesBeyond, y_.high + 2 * kDecadesBeyond};  // the roof's name is above it
   }
 
   double X(double log) const { return kLeft + x_.Share(log) * (kPlotWidth - kLeft - kRight); }

@@ -53,7 +53,8 @@ class PhaseClock {
   std::vector<std::pair<std::string, double>> sums_;  // of the step under way
 };
 
-absl::StatusOr<StepBenchResult> Run(const v1::RunConfig& config, const StepBenchOptions& options) {
+absl::StatusOr<StepBenchResult> TimeSteps(const v1::RunConfig& config,
+                                          const StepBenchOptions& options) {
   RandomTokens source(config);
   MNEMO_ASSIGN_OR_RETURN(const v1::Plan plan, PlanRun(config));
   MNEMO_RETURN_IF_ERROR(ReserveMemory("the configuration", config, plan));
@@ -95,7 +96,7 @@ absl::StatusOr<StepBenchResult> Run(const v1::RunConfig& config, const StepBench
 
 absl::StatusOr<StepBenchResult> BenchStep(const v1::RunConfig& config,
                                           const StepBenchOptions& options) {
-  return AtTheDoor([&] { return Run(config, options); });
+  return AtTheDoor([&] { return TimeSteps(config, options); });
 }
 
 }  // namespace mnemo
