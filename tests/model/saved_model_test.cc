@@ -125,13 +125,14 @@ TEST_F(CheckpointModelTest, IsTheSameModel) {
 }
 
 TEST_F(CheckpointModelTest, WhatDoesNotFitIsNamed) {
-  const std::string lacking = pieces_[0].name;
-  std::erase_if(pieces_, [&](const StatePiece& piece) { return piece.name == lacking; });
+  const std::string lacking = parameters_.info(0).name;
+  std::erase_if(pieces_,
+                [&](const StatePiece& piece) { return piece.name == "parameter/" + lacking; });
   pieces_.push_back(WholePiece("parameter/stranger", parameters_[0]));
   const std::string checkpoint = Save();
   EXPECT_THAT(Failure(LoadModel(Fs(), checkpoint)),
-              testing::AllOf(HasSubstr(checkpoint), HasSubstr(lacking + " is missing"),
-                             HasSubstr("parameter/stranger is not part of the model")));
+              testing::AllOf(HasSubstr(checkpoint), HasSubstr("tensor " + lacking + " is missing"),
+                             HasSubstr("tensor stranger [264, 16] is not part of the model")));
   Fs().Remove(checkpoint + "/manifest.pb").IgnoreError();
   EXPECT_THAT(Failure(LoadModel(Fs(), directory_ / "run")), HasSubstr("holds no whole checkpoint"));
   EXPECT_THAT(Failure(LoadModel(Fs(), directory_ / "nowhere")),
