@@ -1,10 +1,20 @@
 #include "src/cli/config_flags.h"
 
+#include <filesystem>
+
 #include "src/core/config_text.h"
 #include "src/core/file_system.h"
 #include "src/core/status.h"
 
 namespace mnemo {
+namespace {
+
+// Without a slash at its end.
+std::string AbsolutePath(const std::string& path) {
+  return (std::filesystem::absolute(path) / ".").lexically_normal().parent_path();
+}
+
+}  // namespace
 
 void ConfigFlags::AddConfigTo(CLI::App& command) {
   command.add_option("config", path, "Run configuration in protobuf text format (configs/)")
@@ -33,7 +43,7 @@ void ConfigFlags::AddTo(CLI::App& command) {
       ->type_name("PATH");
 }
 
-void ConfigFlags::AddCheckpointsTo(CLI::App& command) {
+void ConfigFlags::AddRunTo(CLI::App& command) {
   command
       .add_option("--every", every,
                   "Steps between checkpoints, instead of train.checkpoint_every; 0: only at the "
@@ -43,6 +53,12 @@ void ConfigFlags::AddCheckpointsTo(CLI::App& command) {
       .add_option("--keep", keep,
                   "Checkpoints kept, the newest, instead of train.checkpoint_keep; 0: 3")
       ->type_name("N");
+  command
+      .add_option("--init-from", init_from,
+                  "Begin with the weights of a model directory, an export, a checkpoint or a run, "
+                  "instead of train.init_from; all else begins anew. Not read again by a run that "
+                  "goes on from a checkpoint of its own")
+      ->type_name("DIR");
 }
 
 absl::StatusOr<v1::RunConfig> ConfigFlags::Load() const {
@@ -57,7 +73,11 @@ absl::StatusOr<v1::RunConfig> ConfigFlags::Load() const {
   if (!evaluation.empty()) {
     config.mutable_data()->mutable_evaluation()->Assign(evaluation.begin(), evaluation.end());
   }
+  if (!init_from.empty()) config.mutable_train()->set_init_from(init_from);
   MNEMO_RETURN_IF_ERROR(ApplyOverrides(overrides, &config));
+  if (!config.train().init_from().empty()) {
+    config.mutable_train()->set_init_from(AbsolutePath(config.train().init_from()));
+  }
   return config;
 }
 

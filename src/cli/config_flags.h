@@ -12,7 +12,7 @@
 namespace mnemo {
 
 struct ConfigFlags {
-  std::string path;
+  std::string path, init_from;
   std::vector<std::string> overrides, shards, evaluation;
   std::optional<int64_t> steps, every;
   std::optional<int32_t> keep;
@@ -21,9 +21,10 @@ struct ConfigFlags {
   void AddConfigTo(CLI::App& command);
   // These, --shards and --eval-shards.
   void AddTo(CLI::App& command);
-  // --every and --keep, of checkpoints.
-  void AddCheckpointsTo(CLI::App& command);
-  // Reads the file and applies the flags, --set last. Defaults are not filled in.
+  // --every and --keep, of checkpoints, and --init-from.
+  void AddRunTo(CLI::App& command);
+  // Reads the file and applies the flags, --set last. Defaults are not filled in; train.init_from
+  // is made absolute, as a run is known by it.
   absl::StatusOr<v1::RunConfig> Load() const;
 };
 

@@ -10,6 +10,7 @@
 #include "src/core/log.h"
 #include "src/core/status.h"
 #include "src/data/token_set.h"
+#include "src/job/initial_weights.h"
 #include "src/job/run_data.h"
 #include "src/job/run_directory.h"
 #include "src/job/service/coordinator.h"
@@ -66,7 +67,13 @@ absl::Status Coordinate(CoordinateOptions options) {
   const std::filesystem::path run = options.serve.run_directory;
   terms.run = (run.has_filename() ? run : run.parent_path()).filename().string();
   terms.build = VersionText();
-  if (options.overwrite) MNEMO_RETURN_IF_ERROR(Discard(options.serve.run_directory));
+  if (options.overwrite) {
+    // The ranks look for them too, but when it is too late.
+    MNEMO_RETURN_IF_ERROR(FindInitialWeights(FileSystem::Posix(), terms.config, set->tokenizer(),
+                                             options.serve.run_directory)
+                              .status());
+    MNEMO_RETURN_IF_ERROR(Discard(options.serve.run_directory));
+  }
   const StopSignals signals;
   options.serve.should_stop = [] { return StopSignals::Received() != nullptr; };
   return RunCoordinator(options.serve);
@@ -82,7 +89,7 @@ void AddCoordinateCommand(CLI::App& app, Action& chosen) {
       "Coordinate a job of many ranks: plan it, let its ranks join, answer `mnemo status`. Ends "
       "with the job, with 0 if that finished. SIGINT and SIGTERM ask the ranks to save and end.");
   options->config.AddTo(*command);
-  options->config.AddCheckpointsTo(*command);
+  options->config.AddRunTo(*command);
   command->add_flag("--overwrite", options->overwrite,
                     "Discard the run, with its model and checkpoints, that the run directory "
                     "holds. Refused after a coordinator that died: its ranks may be alive");

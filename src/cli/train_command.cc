@@ -67,11 +67,12 @@ absl::Status CheckFlags(const TrainOptions& options) {
   const ConfigFlags& config = options.config;
   if (!config.path.empty()) return absl::OkStatus();
   const bool plain = config.overrides.empty() && config.shards.empty() &&
-                     config.evaluation.empty() && !config.steps && !config.every && !config.keep;
+                     config.evaluation.empty() && config.init_from.empty() && !config.steps &&
+                     !config.every && !config.keep;
   if (plain && !options.overwrite) return absl::OkStatus();
   return InvalidArgument(
       "without CONFIG the run is the coordinator's: give CONFIG, --set, --steps, --shards, "
-      "--eval-shards, --every, --keep and --overwrite to `mnemo coordinate`");
+      "--eval-shards, --every, --keep, --init-from and --overwrite to `mnemo coordinate`");
 }
 
 absl::Status Train(const TrainOptions& options) {
@@ -118,7 +119,7 @@ void AddTrainCommand(CLI::App& app, Action& chosen) {
       "SIGTERM finish the step at hand, save and end with 0; SIGUSR1 saves and goes on. Under "
       "mpirun each process is a rank; without CONFIG it joins the run's coordinator.");
   options->config.AddTo(*command);
-  options->config.AddCheckpointsTo(*command);
+  options->config.AddRunTo(*command);
   command->get_option("config")->required(false);
   command
       ->add_option("--run-dir,--run", options->run_directory,

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_split.h"
 #include "src/ckpt/checkpoint_directory.h"
 #include "src/ckpt/checkpoint_reader.h"
 #include "src/ckpt/manifest.h"
@@ -17,6 +18,7 @@
 #include "src/core/thread_pool.h"
 #include "src/job/agreement.h"
 #include "src/job/gemm_ceiling.h"
+#include "src/job/initial_weights.h"
 #include "src/job/memory_check.h"
 #include "src/job/training_checkpoint.h"
 #include "src/model/door.h"
@@ -43,6 +45,7 @@ class SetUp {
   // The first rank's: where the run begins. `step`: see StartRequest.
   absl::StatusOr<std::string> Decide(const std::optional<int64_t>& step);
   absl::Status ChooseStart(const std::optional<int64_t>& step);
+  absl::Status BeginAnew();
   absl::StatusOr<std::string> PassOver(const absl::Status& damage);
   absl::Status Start();
   absl::Status OpenRecord();
@@ -138,17 +141,44 @@ absl::StatusOr<std::string> SetUp::Decide(const std::optional<int64_t>& step) {
     MNEMO_ASSIGN_OR_RETURN(run_.directory,
                            RunDirectory::Open(*options_.fs, options_.run_directory));
   }
+  const auto find_weights = [&] {
+    return FindInitialWeights(*options_.fs, run_.data.config, run_.data.training->tokenizer(),
+                              run_.directory->path());
+  };
+  std::string weights;
+  if (options_.overwrite) {  // before a run is discarded for them
+    MNEMO_ASSIGN_OR_RETURN(weights, find_weights());
+  }
   MNEMO_ASSIGN_OR_RETURN(run_.start, DecideStart(*options_.fs, *run_.directory,
                                                  {run_.data.config, DataDigest(*run_.data.training),
                                                   options_.overwrite, step, options_.strict}));
-  return fmt::format("{} {}", run_.start.step, run_.start.checkpoint);
+  if (!run_.start.checkpoint.empty()) {
+    return fmt::format("{} checkpoint {}", run_.start.step, run_.start.checkpoint);
+  }
+  if (!options_.overwrite) {
+    MNEMO_ASSIGN_OR_RETURN(weights, find_weights());
+  }
+  run_.start.initial_weights = weights;
+  return fmt::format("{} weights {}", run_.start.step, run_.start.initial_weights);
 }
 
 absl::Status SetUp::ChooseStart(const std::optional<int64_t>& step) {
   MNEMO_ASSIGN_OR_RETURN(const std::vector<std::string> starts,
                          Exchange(*run_.ranks, Decide(step)));
-  run_.start.step = std::atoll(starts[0].c_str());
-  run_.start.checkpoint = starts[0].substr(starts[0].find(' ') + 1);
+  if (run_.ranks->first()) return absl::OkStatus();
+  const std::vector<std::string> start = absl::StrSplit(starts[0], absl::MaxSplits(' ', 2));
+  run_.start.step = std::atoll(start[0].c_str());
+  (start[1] == "checkpoint" ? run_.start.checkpoint : run_.start.initial_weights) = start[2];
+  return absl::OkStatus();
+}
+
+// What the trainer was made with is random.
+absl::Status SetUp::BeginAnew() {
+  const std::string& weights = run_.start.initial_weights;
+  if (weights.empty()) return absl::OkStatus();
+  if (options_.on_phase) options_.on_phase(0, "initial weights");
+  MNEMO_RETURN_IF_ERROR(ReadInitialWeights(*options_.fs, weights, *run_.trainer));
+  if (run_.ranks->first()) LogInfo("beginning with the weights of {}", weights);
   return absl::OkStatus();
 }
 
@@ -175,13 +205,13 @@ absl::StatusOr<std::string> SetUp::PassOver(const absl::Status& damage) {
   return std::string();
 }
 
-// From first values or from the newest checkpoint, as the first rank sees it, in which no rank
+// With first weights, or from the newest checkpoint, as the first rank sees it, in which no rank
 // finds damage.
 absl::Status SetUp::Start() {
   std::optional<int64_t> step = options_.resume_step;
   for (bool passed_over = false;; passed_over = true) {
     MNEMO_RETURN_IF_ERROR(ChooseStart(step));
-    if (run_.start.checkpoint.empty()) return absl::OkStatus();
+    if (run_.start.checkpoint.empty()) return BeginAnew();
     if (options_.on_phase) options_.on_phase(0, "restore");
     const absl::Status restored =
         RestoreTraining(*options_.fs, run_.start.checkpoint, *run_.trainer);
@@ -210,6 +240,7 @@ v1::CheckpointManifest SetUp::AboutCheckpoints() const {
   *about.mutable_plan() = run_.plan;
   about.mutable_training()->set_data_digest(ToBytes(DataDigest(*run_.data.training)));
   about.mutable_training()->set_tokens_seen(run_.start.tokens_seen);
+  about.mutable_training()->set_initial_weights(run_.start.initial_weights);
   return about;
 }
 

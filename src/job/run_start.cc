@@ -159,7 +159,8 @@ absl::StatusOr<RunStart> DecideStart(FileSystem& fs, const RunDirectory& directo
         directory.path(), step, request.config.train().steps(), directory.model_path(), kWayOut);
   }
   WarnOfChanges(manifest.config(), request.config);
-  return RunStart{step, entry->path, manifest.training().tokens_seen()};
+  return RunStart{step, entry->path, manifest.training().tokens_seen(),
+                  manifest.training().initial_weights()};
 }
 
 }  // namespace mnemo

@@ -17,6 +17,9 @@ struct RunStart {
   int64_t step = 0;         // taken already
   std::string checkpoint;   // its directory; empty: first values
   int64_t tokens_seen = 0;  // by then
+  // Directory of the weights that the run began with, or is to begin with; empty: random ones. Of a
+  // run that goes on, what its checkpoint says.
+  std::string initial_weights = "";
 };
 
 struct StartRequest {

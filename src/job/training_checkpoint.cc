@@ -10,6 +10,7 @@
 #include "src/core/backend.h"
 #include "src/core/status.h"
 #include "src/job/agreement.h"
+#include "src/job/own_shard.h"
 #include "src/model/door.h"
 #include "src/model/parameter_shards.h"
 
@@ -18,22 +19,8 @@ namespace {
 
 absl::StatusOr<std::string> Unneeded() { return std::string(); }
 
-// The rows of every parameter that this rank saves: those of a shard each, whether the optimizer is
-// sharded or not, so that the writing is shared out.
-ParameterShard SavedShard(Trainer& trainer) {
-  const Communicator& group = trainer.ranks().replicas();
-  return CutParameters(trainer.parameters(), group.size())[group.rank()];
-}
-
-// Where in the whole tensor row `row` of what this rank holds of it begins.
-Shape RowStart(const ParameterInfo& info, int64_t row) {
-  Shape begin = PartBegin(info);
-  if (!begin.empty()) begin[0] += row;
-  return begin;
-}
-
 std::vector<StatePiece> PiecesOf(Trainer& trainer) {
-  const ParameterShard shard = SavedShard(trainer);
+  const ParameterShard shard = OwnShard(trainer);
   std::map<int, ParameterRows> own;
   std::vector<StatePiece> pieces;
   const std::vector<ParameterInfo>& infos = trainer.parameters().infos();
@@ -127,7 +114,7 @@ absl::StatusOr<std::string> ReadOwn(FileSystem& fs, const std::string& checkpoin
   MNEMO_ASSIGN_OR_RETURN(const CheckpointReader reader, CheckpointReader::Open(fs, checkpoint));
   MNEMO_RETURN_IF_ERROR(CheckSame(reader, trainer));
   const std::vector<ParameterInfo>& infos = trainer.parameters().infos();
-  for (const ParameterRows& rows : SavedShard(trainer).rows) {
+  for (const ParameterRows& rows : OwnShard(trainer).rows) {
     const ParameterInfo& info = infos[rows.parameter];
     MNEMO_RETURN_IF_ERROR(ReadRows(reader, "parameter/" + info.name, info, rows.begin,
                                    RowsOf(trainer.parameters(), rows)));
@@ -191,22 +178,7 @@ absl::Status RestoreTraining(FileSystem& fs, const std::string& checkpoint, Trai
   Ranks& ranks = trainer.ranks();
   const auto read = [&] { return ReadOwn(fs, checkpoint, trainer); };
   MNEMO_RETURN_IF_ERROR(Exchange(ranks, AtTheDoor(read)).status());
-  const ParameterSet& parameters = trainer.parameters();
-  std::vector<int64_t> pieces;
-  for (const ParameterShard& shard : CutParameters(parameters, ranks.replicas().size())) {
-    pieces.push_back(shard.flat_end - shard.flat_begin);
-  }
-  const ParameterShard own = SavedShard(trainer);
-  const absl::Status gathered = ranks.replicas().AllGather(
-      parameters.flat().Slice(0, own.flat_begin, own.flat_end), parameters.flat(), pieces);
-  if (!gathered.ok()) {
-    ranks.Abort(gathered);
-    return gathered;
-  }
-  return AtTheDoor([&] {
-    trainer.parameters().RefreshCompute();
-    return absl::OkStatus();
-  });
+  return GatherShards(trainer);
 }
 
 }  // namespace mnemo

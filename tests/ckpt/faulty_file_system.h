@@ -1,6 +1,7 @@
 // A file system that passes every call on, but for one that fails, or for all from one on.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <span>
 #include <string>
@@ -25,11 +26,13 @@ class FaultyFileSystem final : public FileSystem {
 
   int calls() const { return static_cast<int>(log_.size()); }
   const std::vector<std::string>& log() const { return log_; }  // "append PATH", ..
+  int64_t bytes_read() const { return bytes_read_; }            // of parts of files
 
   absl::StatusOr<std::string> ReadFile(const std::string& path) override {
     return fs_.ReadFile(path);
   }
   absl::Status ReadRange(const std::string& path, int64_t offset, std::span<char> out) override {
+    bytes_read_ += static_cast<int64_t>(out.size());
     return fs_.ReadRange(path, offset, out);
   }
   absl::StatusOr<int64_t> FileSize(const std::string& path) override { return fs_.FileSize(path); }
@@ -111,6 +114,7 @@ class FaultyFileSystem final : public FileSystem {
   int at_;
   bool just_failed_ = false;
   std::vector<std::string> log_;
+  std::atomic<int64_t> bytes_read_ = 0;
 };
 
 }  // namespace mnemo
