@@ -9,9 +9,9 @@ RANDOM="${1:-$$}"
 say "seed ${1:-$$}"
 
 # kill -9 of one rank or of all, ten times: the first three while they start, the others anywhere
-# in the run, so that it is not over before.
+# in the run, unless a busy machine lets it end before.
 killed_at_random() {
-  local moment victims
+  local moment victims code=0
   for moment in {1..10}; do
     train killed --every 3 --keep 2
     if ((moment > 3)); then
@@ -24,11 +24,16 @@ killed_at_random() {
     mapfile -t victims < <(ranks)
     ((RANDOM % 2 == 0)) || victims=("${victims[@]:RANDOM % 2:1}")
     ((${#victims[@]} == 0)) || kill -KILL "${victims[@]}" 2>/dev/null || true
-    await bad "killed $moment"
+    code=0
+    wait "$mpi" || code=$?
+    ((code != 0)) || break
   done
+  say "killed $((code == 0 ? moment - 1 : moment)) times"
   (($(checkpoints killed) <= 3)) || fail "killed: $(checkpoints killed) checkpoints are kept"
-  train killed --every 3 --keep 2
-  await 0 killed
+  if ((code != 0)); then
+    train killed --every 3 --keep 2
+    await 0 killed
+  fi
   grep -q 'going on after step' "$scratch/killed.log" || fail "killed: never went on"
   same killed
 }
