@@ -22,7 +22,7 @@ static_assert(std::endian::native == std::endian::little, "tensors are written a
 // Two digests are taken of every byte before it is written: in blocks that stay in the cache.
 constexpr size_t kWriteBlock = size_t{1} << 20;
 
-Box BoxOf(const StatePiece& piece) { return {piece.begin, piece.value.shape()}; }
+using PieceValue = std::function<absl::StatusOr<Tensor>(size_t)>;
 
 absl::Status CheckName(const std::string& name) {
   const bool plain = std::all_of(name.begin(), name.end(), [](char c) {
@@ -30,26 +30,25 @@ absl::Status CheckName(const std::string& name) {
   });
   if (!name.empty() && plain) return absl::OkStatus();
   return InvalidArgument(
-      "a checkpoint's tensor cannot be named \"{}\": printable ASCII without spaces and '@' it "
-      "must "
-      "be",
+      "a checkpoint's tensor cannot be named \"{}\": a name is printable ASCII without spaces and "
+      "'@'",
       name);
 }
 
 // The tensor's name, and where the piece begins unless it is all of it.
-std::string DatasetName(const StatePiece& piece) {
-  if (piece.value.shape() == piece.whole) return piece.name;
+std::string DatasetName(const DeferredPiece& piece) {
+  if (piece.box.shape == piece.whole) return piece.name;
   std::string name = piece.name;
-  for (size_t d = 0; d < piece.begin.size(); ++d) {
-    name += fmt::format("{}{}", d == 0 ? '@' : ',', piece.begin[d]);
+  for (size_t d = 0; d < piece.box.begin.size(); ++d) {
+    name += fmt::format("{}{}", d == 0 ? '@' : ',', piece.box.begin[d]);
   }
   return name;
 }
 
-Hdf5DatasetSpec DatasetOf(const StatePiece& piece) {
-  Hdf5DatasetSpec spec{DatasetName(piece), piece.value.dtype(), piece.value.shape(), {}};
+Hdf5DatasetSpec DatasetOf(const DeferredPiece& piece) {
+  Hdf5DatasetSpec spec{DatasetName(piece), piece.dtype, piece.box.shape, {}};
   if (!piece.whole.empty()) {
-    spec.attributes["begin"] = {piece.begin.begin(), piece.begin.end()};
+    spec.attributes["begin"] = {piece.box.begin.begin(), piece.box.begin.end()};
     spec.attributes["tensor_shape"] = {piece.whole.begin(), piece.whole.end()};
   }
   return spec;
@@ -60,10 +59,9 @@ class TensorList {
  public:
   explicit TensorList(v1::CheckpointFragment& fragment) : fragment_(fragment) {}
 
-  absl::StatusOr<v1::CheckpointTensor*> Add(const StatePiece& piece) {
+  absl::StatusOr<v1::CheckpointTensor*> Add(const DeferredPiece& piece) {
     MNEMO_RETURN_IF_ERROR(CheckName(piece.name));
-    if (!piece.value.defined() || piece.whole.size() > kMaxTensorRank ||
-        !LiesIn(BoxOf(piece), piece.whole)) {
+    if (piece.whole.size() > kMaxTensorRank || !LiesIn(piece.box, piece.whole)) {
       return InvalidArgument("the piece of {} given does not lie in the shape {}", piece.name,
                              piece.whole);
     }
@@ -71,10 +69,9 @@ class TensorList {
     if (is_new) {
       found->second = fragment_.add_tensors();
       found->second->set_name(piece.name);
-      found->second->set_dtype(ToProto(piece.value.dtype()));
+      found->second->set_dtype(ToProto(piece.dtype));
       found->second->mutable_shape()->Assign(piece.whole.begin(), piece.whole.end());
-    } else if (ShapeOf(*found->second) != piece.whole ||
-               DTypeOf(*found->second) != piece.value.dtype()) {
+    } else if (ShapeOf(*found->second) != piece.whole || DTypeOf(*found->second) != piece.dtype) {
       return InvalidArgument("two pieces of {} differ in the tensor's shape or dtype", piece.name);
     }
     return found->second;
@@ -115,14 +112,21 @@ class FileWriter {
   int64_t position_ = 0;
 };
 
-absl::Status WriteContents(const StatePiece& piece, int64_t offset, int64_t piece_bytes,
-                           FileWriter& writer, v1::CheckpointTensor& tensor) {
+absl::Status WriteContents(const DeferredPiece& piece, const absl::StatusOr<Tensor>& value,
+                           int64_t offset, int64_t piece_bytes, FileWriter& writer,
+                           v1::CheckpointTensor& tensor) {
+  MNEMO_RETURN_IF_ERROR(value.status());
+  if (value->shape() != piece.box.shape || value->dtype() != piece.dtype) {
+    return InvalidArgument("the value of a piece of {} is {} {}, and was to be {} {}", piece.name,
+                           Name(value->dtype()), value->shape(), Name(piece.dtype),
+                           piece.box.shape);
+  }
   MNEMO_RETURN_IF_ERROR(writer.Write(std::string(offset - writer.position(), '\0')));
-  const Tensor host = piece.value.To(Device{}).Contiguous();
+  const Tensor host = value->To(Device{}).Contiguous();
   const int64_t element = SizeOf(host.dtype());
   const char* bytes = static_cast<const char*>(host.raw());
   DigestStream digest;
-  for (const Box& run : CutIntoRuns(BoxOf(piece), std::max<int64_t>(1, piece_bytes / element))) {
+  for (const Box& run : CutIntoRuns(piece.box, std::max<int64_t>(1, piece_bytes / element))) {
     v1::CheckpointPiece& entry = *tensor.add_pieces();
     entry.mutable_begin()->Assign(run.begin.begin(), run.begin.end());
     entry.mutable_shape()->Assign(run.shape.begin(), run.shape.end());
@@ -137,18 +141,18 @@ absl::Status WriteContents(const StatePiece& piece, int64_t offset, int64_t piec
 }
 
 absl::StatusOr<v1::CheckpointFragment> WriteFile(FileSystem& fs, const std::string& directory,
-                                                 int rank, std::span<const StatePiece> pieces,
-                                                 int64_t piece_bytes) {
+                                                 int rank, std::span<const DeferredPiece> pieces,
+                                                 const PieceValue& value, int64_t piece_bytes) {
   v1::CheckpointFragment fragment;
   TensorList list(fragment);
   std::vector<Hdf5DatasetSpec> datasets;
-  std::vector<std::pair<const StatePiece*, v1::CheckpointTensor*>> contents;
-  for (const StatePiece& piece : pieces) {
+  std::vector<std::pair<size_t, v1::CheckpointTensor*>> contents;
+  for (size_t i = 0; i < pieces.size(); ++i) {
     v1::CheckpointTensor* tensor = nullptr;
-    MNEMO_ASSIGN_OR_RETURN(tensor, list.Add(piece));
-    if (piece.value.elements() == 0) continue;
-    datasets.push_back(DatasetOf(piece));
-    contents.emplace_back(&piece, tensor);
+    MNEMO_ASSIGN_OR_RETURN(tensor, list.Add(pieces[i]));
+    if (ElementCount(pieces[i].box) == 0) continue;
+    datasets.push_back(DatasetOf(pieces[i]));
+    contents.emplace_back(i, tensor);
   }
   if (contents.empty()) return fragment;
   Hdf5Layout layout;
@@ -164,7 +168,8 @@ absl::StatusOr<v1::CheckpointFragment> WriteFile(FileSystem& fs, const std::stri
   MNEMO_RETURN_IF_ERROR(writer.Write(layout.header));
   for (size_t i = 0; i < contents.size(); ++i) {
     const auto& [piece, tensor] = contents[i];
-    MNEMO_RETURN_IF_ERROR(WriteContents(*piece, layout.offsets[i], piece_bytes, writer, *tensor));
+    MNEMO_RETURN_IF_ERROR(WriteContents(pieces[piece], value(piece), layout.offsets[i], piece_bytes,
+                                        writer, *tensor));
   }
   MNEMO_CHECK(writer.position() == layout.bytes);
   MNEMO_RETURN_IF_ERROR(writer.Finish(file));
@@ -178,19 +183,34 @@ StatePiece WholePiece(std::string name, Tensor value) {
   return {std::move(name), shape, Shape(shape.size(), 0), std::move(value)};
 }
 
-absl::StatusOr<v1::CheckpointFragment> WriteCheckpointFile(FileSystem& fs,
-                                                           const std::string& temporary, int rank,
-                                                           std::span<const StatePiece> pieces,
-                                                           int64_t piece_bytes) {
+absl::StatusOr<v1::CheckpointFragment> WriteCheckpointFile(
+    FileSystem& fs, const std::string& temporary, int rank, std::span<const DeferredPiece> pieces,
+    const std::function<absl::StatusOr<Tensor>(size_t)>& value, int64_t piece_bytes) {
   // Other ranks wait for the answer of this one: nothing may escape.
   try {
-    return WriteFile(fs, temporary, rank, pieces, piece_bytes);
+    return WriteFile(fs, temporary, rank, pieces, value, piece_bytes);
   } catch (const TensorError& error) {
     return error.status();
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(
         fmt::format("out of memory while writing rank {}'s part of {}", rank, temporary));
   }
+}
+
+absl::StatusOr<v1::CheckpointFragment> WriteCheckpointFile(FileSystem& fs,
+                                                           const std::string& temporary, int rank,
+                                                           std::span<const StatePiece> pieces,
+                                                           int64_t piece_bytes) {
+  std::vector<DeferredPiece> deferred;
+  for (const StatePiece& piece : pieces) {
+    if (!piece.value.defined()) {
+      return InvalidArgument("the piece of {} given has no value", piece.name);
+    }
+    deferred.push_back(
+        {piece.name, piece.whole, {piece.begin, piece.value.shape()}, piece.value.dtype()});
+  }
+  const auto value = [&](size_t i) -> absl::StatusOr<Tensor> { return pieces[i].value; };
+  return WriteCheckpointFile(fs, temporary, rank, deferred, value, piece_bytes);
 }
 
 }  // namespace mnemo

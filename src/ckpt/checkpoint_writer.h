@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 
@@ -50,6 +51,20 @@ absl::StatusOr<std::string> BeginCheckpoint(FileSystem& fs, const std::string& c
 // that does not lie in its tensor.
 absl::StatusOr<v1::CheckpointFragment> WriteCheckpointFile(
     FileSystem& fs, const std::string& temporary, int rank, std::span<const StatePiece> pieces,
+    int64_t piece_bytes = kDefaultPieceBytes);
+
+// A StatePiece whose value is asked for when its turn to be written has come.
+struct DeferredPiece {
+  std::string name;
+  Shape whole;
+  Box box;
+  DType dtype;
+};
+// The same from `value(i)`, of the box and dtype of `pieces[i]`, called once for each piece that
+// has elements, in their order. An error of its own ends the writing and is returned.
+absl::StatusOr<v1::CheckpointFragment> WriteCheckpointFile(
+    FileSystem& fs, const std::string& temporary, int rank, std::span<const DeferredPiece> pieces,
+    const std::function<absl::StatusOr<Tensor>(size_t)>& value,
     int64_t piece_bytes = kDefaultPieceBytes);
 
 // Makes the checkpoint whole and visible; returns its directory. `about`: config, plan, training

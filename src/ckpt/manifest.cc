@@ -139,6 +139,10 @@ DType DTypeOf(const v1::CheckpointTensor& tensor) {
   return DType::kF32;
 }
 
+int64_t BytesOf(const v1::CheckpointTensor& tensor) {
+  return ElementCount(ShapeOf(tensor)) * SizeOf(DTypeOf(tensor));
+}
+
 Shape ShapeOf(const v1::CheckpointTensor& tensor) {
   return Shape(tensor.shape().begin(), tensor.shape().end());
 }

@@ -23,6 +23,7 @@ v1::TensorDType ToProto(DType dtype);
 Shape ShapeOf(const v1::CheckpointTensor& tensor);
 // The following require a manifest that has passed CheckManifest.
 DType DTypeOf(const v1::CheckpointTensor& tensor);
+int64_t BytesOf(const v1::CheckpointTensor& tensor);  // of its elements
 Box BoxOf(const v1::CheckpointPiece& piece);
 
 std::string ToBytes(const Digest& digest);  // 16

@@ -1,9 +1,7 @@
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <ctime>
-#include <map>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -12,11 +10,15 @@
 #include "src/ckpt/checkpoint_difference.h"
 #include "src/ckpt/checkpoint_directory.h"
 #include "src/ckpt/checkpoint_reader.h"
+#include "src/ckpt/checkpoint_reshard.h"
 #include "src/ckpt/checkpoint_retention.h"
 #include "src/ckpt/manifest.h"
+#include "src/cli/ckpt_report.h"
 #include "src/cli/command.h"
 #include "src/core/config_text.h"
 #include "src/core/status.h"
+#include "src/job/progress_line.h"
+#include "src/job/run_directory.h"
 
 namespace mnemo {
 namespace {
@@ -26,19 +28,12 @@ using Json = nlohmann::ordered_json;
 constexpr int kExitDifferent = 1;  // of `ckpt diff`, where an error is kExitNoAnswer
 
 struct CkptFlags {
-  std::string path, other;
+  std::string path, other, to;
+  int files = 0;
   bool json = false, tensors = false, config = false;
   RetentionRule rule;
   bool dry_run = false;
 };
-
-std::string Megabytes(int64_t bytes) {
-  return fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6);
-}
-
-std::string TimeText(int64_t unix_seconds) {
-  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(static_cast<std::time_t>(unix_seconds)));
-}
 
 const char* Name(CheckpointState state) {
   switch (state) {
@@ -50,15 +45,6 @@ const char* Name(CheckpointState state) {
       return "leftover";
   }
   return "";
-}
-
-// Where it was measured.
-void AddLoss(const v1::TrainingState& training, Json& json) {
-  if (training.has_evaluation_loss()) json["evaluation_loss"] = training.evaluation_loss();
-}
-std::string LossText(const v1::TrainingState& training) {
-  if (!training.has_evaluation_loss()) return "";
-  return fmt::format(", held-out loss {:.4f}", training.evaluation_loss());
 }
 
 absl::Status List(const CkptFlags& flags) {
@@ -76,7 +62,7 @@ absl::Status List(const CkptFlags& flags) {
         json["created"] = TimeText(manifest.created_unix_seconds());
         json["files"] = manifest.files_size();
         json["bytes"] = CheckpointBytes(manifest);
-        AddLoss(manifest.training(), json);
+        AddHeldOutLoss(manifest.training(), json);
       } else {
         json["problem"] = entry.problem.message();
       }
@@ -85,7 +71,7 @@ absl::Status List(const CkptFlags& flags) {
     const std::string facts =
         whole ? fmt::format("{}  {} in {} files{}", TimeText(manifest.created_unix_seconds()),
                             Megabytes(CheckpointBytes(manifest)), manifest.files_size(),
-                            LossText(manifest.training()))
+                            HeldOutLossText(manifest.training()))
               : std::string(entry.problem.message());
     fmt::print("{:<24} {:<8}  {}\n", ToString(entry.name), Name(entry.state), facts);
   }
@@ -97,79 +83,6 @@ absl::Status List(const CkptFlags& flags) {
   return absl::OkStatus();
 }
 
-int64_t BytesOf(const v1::CheckpointTensor& tensor) {
-  return ElementCount(ShapeOf(tensor)) * SizeOf(DTypeOf(tensor));
-}
-
-Json TrainingJson(const v1::TrainingState& training) {
-  Json json = {{"step", training.step()},
-               {"updates", training.updates()},
-               {"skipped", training.skipped()},
-               {"seed", training.seed()},
-               {"tokens_seen", training.tokens_seen()},
-               {"next_sample", training.next_sample()},
-               {"finished", training.finished()}};
-  AddLoss(training, json);
-  return json;
-}
-
-void ShowJson(const CheckpointReader& reader) {
-  const v1::CheckpointManifest& manifest = reader.manifest();
-  const v1::Mesh& mesh = manifest.plan().mesh();
-  Json json = {{"path", reader.directory()},
-               {"format_version", manifest.format_version()},
-               {"writer", manifest.writer()},
-               {"created", TimeText(manifest.created_unix_seconds())},
-               {"training", TrainingJson(manifest.training())},
-               {"mesh", {{"dp", mesh.dp()}, {"sp", mesh.sp()}, {"tp", mesh.tp()}}},
-               {"files", Json::array()},
-               {"tensors", Json::array()}};
-  for (const v1::CheckpointFile& file : manifest.files()) {
-    json["files"].push_back(
-        {{"path", file.path()}, {"rank", file.rank()}, {"bytes", file.bytes()}});
-  }
-  for (const v1::CheckpointTensor& tensor : manifest.tensors()) {
-    json["tensors"].push_back(
-        {{"name", tensor.name()},
-         {"dtype", Name(DTypeOf(tensor))},
-         {"shape", std::vector<int64_t>(tensor.shape().begin(), tensor.shape().end())},
-         {"pieces", tensor.pieces_size()}});
-  }
-  fmt::print("{}\n", json.dump());
-}
-
-void ShowText(const CheckpointReader& reader, bool tensors) {
-  const v1::CheckpointManifest& manifest = reader.manifest();
-  const v1::TrainingState& training = manifest.training();
-  const v1::Mesh& mesh = manifest.plan().mesh();
-  fmt::print("{}\n", reader.directory());
-  fmt::print("  format version {}, written {} by {}\n", manifest.format_version(),
-             TimeText(manifest.created_unix_seconds()), manifest.writer());
-  fmt::print("  step {}: {} updates, {} skipped, {} tokens seen, seed {}{}{}\n", training.step(),
-             training.updates(), training.skipped(), training.tokens_seen(), training.seed(),
-             LossText(training), training.finished() ? ", finished" : "");
-  fmt::print("  mesh dp {}, sp {}, tp {}; {} in {} files\n", mesh.dp(), mesh.sp(), mesh.tp(),
-             Megabytes(CheckpointBytes(manifest)), manifest.files_size());
-  struct Group {
-    int64_t tensors = 0, elements = 0, bytes = 0;
-  };
-  std::map<std::string, Group> groups;
-  for (const v1::CheckpointTensor& tensor : manifest.tensors()) {
-    Group& group = groups[tensor.name().substr(0, tensor.name().find('/'))];
-    ++group.tensors;
-    group.elements += ElementCount(ShapeOf(tensor));
-    group.bytes += BytesOf(tensor);
-    if (tensors) {
-      fmt::print("  {:<48} {:<5} {}, {} pieces\n", tensor.name(), Name(DTypeOf(tensor)),
-                 ShapeOf(tensor), tensor.pieces_size());
-    }
-  }
-  for (const auto& [name, group] : groups) {
-    fmt::print("  {}: {} elements in {} tensors, {}\n", name, group.elements, group.tensors,
-               Megabytes(group.bytes));
-  }
-}
-
 absl::Status Show(const CkptFlags& flags) {
   FileSystem& fs = FileSystem::Posix();
   MNEMO_ASSIGN_OR_RETURN(const std::string directory, FindCheckpoint(fs, flags.path));
@@ -177,9 +90,9 @@ absl::Status Show(const CkptFlags& flags) {
   if (flags.config) {
     fmt::print("{}", PrintConfigText(reader.manifest().config()));
   } else if (flags.json) {
-    ShowJson(reader);
+    fmt::print("{}\n", CheckpointJson(reader).dump());
   } else {
-    ShowText(reader, flags.tensors);
+    PrintCheckpoint(reader, flags.tensors);
   }
   return absl::OkStatus();
 }
@@ -214,56 +127,6 @@ absl::Status Verify(const CkptFlags& flags) {
       result.problems.size());
 }
 
-Json ToJson(const std::vector<ConfigDifference>& list) {
-  Json json = Json::array();
-  for (const ConfigDifference& d : list) {
-    json.push_back({{"path", d.path}, {"first", d.before}, {"second", d.after}});
-  }
-  return json;
-}
-
-// Numbers that JSON has no form for come as null.
-void DiffJson(const CheckpointReader& a, const CheckpointReader& b,
-              const CheckpointDifference& found) {
-  Json json = {{"first", a.directory()},
-               {"second", b.directory()},
-               {"equal", found.none()},
-               {"compared", found.compared},
-               {"config", ToJson(found.config)},
-               {"training", ToJson(found.training)},
-               {"tokenizer", ToJson(found.tokenizer)},
-               {"tensors", Json::array()}};
-  for (const TensorDifference& d : found.tensors) {
-    Json& tensor = json["tensors"].emplace_back(Json{{"name", d.name}});
-    if (d.kind.empty()) {
-      tensor["elements"] = d.elements;
-      tensor["largest"] = d.largest;
-      tensor["relative"] = d.relative;
-    } else {
-      tensor["kind"] = d.kind;
-    }
-  }
-  fmt::print("{}\n", json.dump());
-}
-
-void DiffText(const CheckpointDifference& found) {
-  const auto settings = [](const char* group, const std::vector<ConfigDifference>& list) {
-    for (const ConfigDifference& d : list) {
-      fmt::print("{}{}: {} and {}\n", group, d.path, d.before, d.after);
-    }
-  };
-  settings("", found.config);
-  settings("training.", found.training);
-  settings("tokenizer.", found.tokenizer);
-  for (const TensorDifference& d : found.tensors) {
-    fmt::print("{:<48} {}\n", d.name,
-               d.kind.empty() ? fmt::format("{} elements, max |a-b| {:.3g}, relative {:.3g}",
-                                            d.elements, d.largest, d.relative)
-                              : d.kind);
-  }
-  if (found.none()) fmt::print("equal: {} tensors, bit by bit\n", found.compared);
-}
-
 // The exit code.
 absl::StatusOr<int> Diff(const CkptFlags& flags) {
   FileSystem& fs = FileSystem::Posix();
@@ -273,11 +136,50 @@ absl::StatusOr<int> Diff(const CkptFlags& flags) {
   MNEMO_ASSIGN_OR_RETURN(const CheckpointReader b, CheckpointReader::Open(fs, second));
   MNEMO_ASSIGN_OR_RETURN(const CheckpointDifference found, CompareCheckpoints(a, b));
   if (flags.json) {
-    DiffJson(a, b, found);
+    fmt::print("{}\n", DifferenceJson(a, b, found).dump());
   } else {
-    DiffText(found);
+    PrintDifference(found);
   }
   return found.none() ? kExitOk : kExitDifferent;
+}
+
+// What a run that begins while this goes on would get in the way of, and is kept from.
+absl::StatusOr<RunDirectory> LockRunOf(FileSystem& fs, const std::string& checkpoints) {
+  const auto path = std::filesystem::absolute(checkpoints).lexically_normal();
+  return RunDirectory::Open(fs, path.filename() == kCheckpointsName ? path.parent_path() : path);
+}
+
+absl::Status Reshard(const CkptFlags& flags) {
+  FileSystem& fs = FileSystem::Posix();
+  MNEMO_ASSIGN_OR_RETURN(const std::string from, FindCheckpoint(fs, flags.path));
+  MNEMO_ASSIGN_OR_RETURN(const CheckpointReader reader, CheckpointReader::Open(fs, from));
+  const std::string checkpoints =
+      flags.to.empty() ? std::filesystem::absolute(from + "/.").parent_path().parent_path().string()
+                       : flags.to + "/" + std::string(kCheckpointsName);
+  MNEMO_ASSIGN_OR_RETURN(const RunDirectory run, LockRunOf(fs, checkpoints));
+  int64_t all = 0;
+  for (const v1::CheckpointTensor& tensor : reader.manifest().tensors()) all += BytesOf(tensor);
+  ProgressLine line = ProgressLine::ForStderr(0);
+  const auto show = [&](int64_t bytes) {
+    line.Show(fmt::format("{} of {} written", Megabytes(bytes), Megabytes(all)),
+              ProgressLine::Now(), bytes == all);
+  };
+  const auto directory =
+      ReshardCheckpoint(fs, reader, checkpoints, {.files = flags.files, .on_progress = show});
+  line.Finish();
+  MNEMO_RETURN_IF_ERROR(directory.status());
+  MNEMO_ASSIGN_OR_RETURN(const CheckpointReader written, CheckpointReader::Open(fs, *directory));
+  const int64_t bytes = CheckpointBytes(written.manifest());
+  const int files = written.manifest().files_size();
+  if (flags.json) {
+    fmt::print(
+        "{}\n",
+        Json{{"from", from}, {"path", *directory}, {"files", files}, {"bytes", bytes}}.dump());
+  } else {
+    fmt::print("{}: {} in {} files, from {}\n", *directory, Megabytes(bytes), files,
+               reader.manifest().files_size());
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Prune(const CkptFlags& flags) {
@@ -322,6 +224,25 @@ CLI::App* AddSubcommand(CLI::App* ckpt, const char* name, const char* help, cons
   return command;
 }
 
+void AddReshard(CLI::App* ckpt, const char* path, const std::shared_ptr<CkptFlags>& flags,
+                Action& chosen) {
+  CLI::App* command = AddSubcommand(
+      ckpt, "reshard",
+      "Write a checkpoint anew in another number of files, of about equal size, to archive it in "
+      "one or to let many ranks read it from many. Every digest is checked on the way. No run "
+      "needs this: a checkpoint of any ranks can be read by any others.",
+      path, Reshard, flags, chosen);
+  command->add_option("--files", flags->files, "How many")
+      ->required()
+      ->check(CLI::Range(1, 100'000))
+      ->type_name("N");
+  command
+      ->add_option("--to", flags->to,
+                   "Run directory, made if need be, that gets the new one; a run can go on there. "
+                   "Default: it takes the place of the old one when it is whole")
+      ->type_name("RUN");
+}
+
 void AddDiff(CLI::App* ckpt, const char* path, const std::shared_ptr<CkptFlags>& flags,
              Action& chosen) {
   CLI::App* command = AddSubcommand(
@@ -339,7 +260,7 @@ void AddDiff(CLI::App* ckpt, const char* path, const std::shared_ptr<CkptFlags>&
 
 void AddCkptCommand(CLI::App& app, Action& chosen) {
   CLI::App* ckpt =
-      app.add_subcommand("ckpt", "List, show, verify, compare and remove checkpoints.");
+      app.add_subcommand("ckpt", "List, show, verify, compare, reshard and remove checkpoints.");
   ckpt->require_subcommand(1);
   auto flags = std::make_shared<CkptFlags>();
   constexpr const char* kOne =
@@ -353,6 +274,7 @@ void AddCkptCommand(CLI::App& app, Action& chosen) {
   AddSubcommand(ckpt, "verify", "Read everything and check every digest.", kOne, Verify, flags,
                 chosen);
   AddDiff(ckpt, kOne, flags, chosen);
+  AddReshard(ckpt, kOne, flags, chosen);
   CLI::App* prune = AddSubcommand(
       ckpt, "prune",
       "Remove whole checkpoints beyond those that are to stay, and half removed ones.",

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "src/ckpt/checkpoint_directory.h"
+#include "src/ckpt/checkpoint_reshard.h"
 #include "src/ckpt/checkpoint_retention.h"
 #include "src/core/log.h"
 #include "src/core/status.h"
@@ -53,6 +54,15 @@ absl::Status SaveAndPrune(FileSystem& fs, const std::string& checkpoints, int64_
   return status;
 }
 
+// In its own place, for one rank more.
+absl::Status Reshard(FileSystem& fs, const std::string& checkpoints, int ranks) {
+  MNEMO_ASSIGN_OR_RETURN(const std::string directory, FindCheckpoint(fs, checkpoints));
+  MNEMO_ASSIGN_OR_RETURN(const CheckpointReader reader, CheckpointReader::Open(fs, directory));
+  return ReshardCheckpoint(fs, reader, checkpoints,
+                           {.files = ranks + 1, .piece_bytes = kPieceBytes})
+      .status();
+}
+
 // Empty if the checkpoint holds exactly the state, bit by bit, and every digest is right.
 std::string WhatIsWrong(FileSystem& fs, const std::string& directory, const TestState& state) {
   const auto verified = VerifyCheckpoint(fs, directory);
@@ -75,12 +85,14 @@ struct Scenario {
   bool has_old;      // step 1, saved and durable
   bool has_remains;  // of a save of step 2 that crashed
   int64_t step;
+  bool reshards = false;  // what is there, rather than save
 };
 void PrintTo(const Scenario& scenario, std::ostream* out) { *out << scenario.name; }
 
 constexpr Scenario kScenarios[] = {{"ANewStep", true, true, 2},
                                    {"TheSameStepAgain", true, false, 1},
-                                   {"TheFirstOfARun", false, false, 1}};
+                                   {"TheFirstOfARun", false, false, 1},
+                                   {"TheSameCutAnew", true, true, 1, true}};
 
 class CheckpointCrashTest : public testing::TestWithParam<std::tuple<Scenario, int>> {
  protected:
@@ -102,6 +114,7 @@ class CheckpointCrashTest : public testing::TestWithParam<std::tuple<Scenario, i
     }
   }
   absl::Status Act(FileSystem& fs, const std::string& run) const {
+    if (scenario().reshards) return Reshard(fs, run + "/checkpoints", ranks());
     return SaveAndPrune(fs, run + "/checkpoints", scenario().step, new_, ranks());
   }
 
@@ -115,7 +128,8 @@ class CheckpointCrashTest : public testing::TestWithParam<std::tuple<Scenario, i
       ASSERT_NE(entry.state, CheckpointState::kDamaged) << entry.problem;
       if (entry.state != CheckpointState::kWhole) continue;
       const bool is_old = scenario().has_old && entry.name == CheckpointName{1, 1, false};
-      ASSERT_EQ(WhatIsWrong(disk, entry.path, is_old ? old_ : new_), "") << entry.path;
+      const TestState& held = is_old || scenario().reshards ? old_ : new_;
+      ASSERT_EQ(WhatIsWrong(disk, entry.path, held), "") << entry.path;
       (is_old ? has_old : has_new) = true;
     }
     ASSERT_TRUE(has_new || !succeeded) << "the save succeeded, and is lost";

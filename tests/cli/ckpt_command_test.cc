@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "src/job/run_directory.h"
 #include "tests/ckpt/checkpoint_test_util.h"
 #include "tests/ckpt/scratch_directory.h"
 #include "tests/cli/run_mnemo.h"
@@ -210,6 +211,41 @@ TEST_F(CkptCommandTest, PruneKeepsTheBestAndItsLossIsShown) {
   EXPECT_EQ(outcome.code, kExitOk) << outcome.err;
   EXPECT_THAT(nlohmann::json::parse(outcome.out)["removed"],
               testing::ElementsAre(newest_, checkpoints_ + "/step-000000000010"));
+}
+
+TEST_F(CkptCommandTest, ReshardsInPlaceOrElsewhere) {
+  const Result copy = RunCkpt({"reshard", run_, "--files", "5", "--to", scratch_ / "other"});
+  EXPECT_EQ(copy.code, kExitOk) << copy.err;
+  const std::string there = scratch_ / "other/checkpoints/step-000000000020";
+  EXPECT_THAT(copy.out, HasSubstr(there + ": "));
+  EXPECT_THAT(copy.out, HasSubstr("MB in 5 files, from 2\n"));
+  EXPECT_EQ(RunCkpt({"diff", newest_, there}).out, "equal: 6 tensors, bit by bit\n");
+  EXPECT_EQ(RunCkpt({"verify", there}).code, kExitOk);
+
+  const Result outcome = RunCkpt({"reshard", newest_ + "/", "--files", "1", "--json"});
+  EXPECT_EQ(outcome.code, kExitOk) << outcome.err;
+  const auto json = nlohmann::json::parse(outcome.out);
+  EXPECT_EQ(json["path"], newest_ + ".2");
+  EXPECT_EQ(json["files"], 1);
+  EXPECT_FALSE(Fs().Exists(newest_));
+  EXPECT_EQ(RunCkpt({"diff", run_, there}).out, "equal: 6 tensors, bit by bit\n");
+}
+
+TEST_F(CkptCommandTest, ReshardRefusesWhatItCannotDo) {
+  EXPECT_EQ(RunCkpt({"reshard", run_}).code, kExitUsage);
+  EXPECT_EQ(RunCkpt({"reshard", run_, "--files", "0"}).code, kExitUsage);
+  {
+    const auto lock = RunDirectory::Open(Fs(), run_);
+    ASSERT_TRUE(lock.ok()) << lock.status();
+    const Result busy = RunCkpt({"reshard", run_, "--files", "1"});
+    EXPECT_EQ(busy.code, kExitError);
+    EXPECT_THAT(busy.err, HasSubstr("/run is in use: process "));
+  }
+  DamageTheNewest();
+  const Result damaged = RunCkpt({"reshard", run_, "--files", "1"});
+  EXPECT_EQ(damaged.code, kExitError);
+  EXPECT_THAT(damaged.err, HasSubstr(newest_ + "/rank-00001.h5: piece "));
+  EXPECT_EQ(RunCkpt({"show", run_}).code, kExitOk);
 }
 
 TEST_F(CkptCommandTest, SaysWhereThereIsNone) {

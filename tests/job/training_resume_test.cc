@@ -3,6 +3,7 @@
 #include <set>
 #include <thread>
 
+#include "src/ckpt/checkpoint_reshard.h"
 #include "src/model/saved_model.h"
 #include "tests/job/training_mesh_fixture.h"
 
@@ -43,6 +44,21 @@ TEST_P(TrainingResumeTest, AfterAStop) {
   EXPECT_EQ(result->first_step, 3);
   EXPECT_EQ(result->steps, 6);
   EXPECT_EQ(result->losses.train.size(), 6u);
+  ExpectSameRun("whole", "halves");
+}
+
+// The same from the checkpoint cut for another number of ranks.
+TEST_P(TrainingResumeTest, FromACheckpointWrittenAnew) {
+  ASSERT_OK(Train(Options("whole")));
+  ASSERT_OK(Train(Options("halves"), Wish(3, {.stop = true, .save = true})));
+  const std::string checkpoints = Run("halves") + "/checkpoints";
+  const auto reader =
+      CheckpointReader::Open(FileSystem::Posix(), checkpoints + "/step-000000000003");
+  ASSERT_OK(reader);
+  ASSERT_OK(ReshardCheckpoint(FileSystem::Posix(), *reader, checkpoints, {.files = 3}));
+  const auto rest = Train(Options("halves"));
+  ASSERT_OK(rest);
+  EXPECT_EQ(rest->first_step, 3);
   ExpectSameRun("whole", "halves");
 }
 
