@@ -83,6 +83,7 @@ constexpr const char* kUnconstrained[] = {
     "train.seed",
     "train.checkpoint_keep_best",
     "train.checkpoint_async",
+    "train.init_from",
     "data.shards",
     "data.evaluation",
     "execution.fused",
