@@ -13,7 +13,8 @@
 #   --json FILE   what was counted
 #
 # A moment is as likely before the first step as in the middle, so that kills meet the start, the saves
-# and what lies between. Steps are short and checkpoints large (41 MB): saves take a fifth of the time.
+# and what lies between; every other kill waits for the next save to be under way, if one comes. Steps are
+# short and checkpoints large (41 MB).
 # Exit code 1 if a run differs, fails or stands still; it stays in DIR then.
 # MNEMO names another binary than build/mnemo.
 set -euo pipefail
@@ -116,6 +117,17 @@ await_step() {
   done
 }
 
+saving() { compgen -G "$run/checkpoints/*.tmp" >/dev/null; }
+
+# Until a save is under way, for some of it; two seconds at most, or until the job ends.
+await_save() {
+  local until=$(($(now) + 2000000000))
+  until saving; do
+    if (($(now) >= until)) || ! kill -0 "$job" 2>/dev/null; then return 0; fi
+  done
+  sleep "0.0$((RANDOM % 30 + 10))"
+}
+
 step_lines() { if [[ -e "$run/metrics.jsonl" ]]; then wc -l <"$run/metrics.jsonl"; else echo 0; fi; }
 
 # Step and loss of every line; of a step that was taken again after a kill, of each time.
@@ -134,7 +146,7 @@ compare() {
 # What the kill met, by what the run's directory shows.
 count() {
   kills=$((kills + 1))
-  if compgen -G "$run/checkpoints/*.tmp" >/dev/null; then
+  if saving; then
     in_saves=$((in_saves + 1))
   elif (($(step_lines) == $1)); then
     before_steps=$((before_steps + 1))
@@ -184,6 +196,7 @@ main() {
       if ((moment > 3 * first)); then
         await_step "$lines" "$patience" || fail "the job takes no step any more"
       fi
+      if ((kills % 2 == 1)); then await_save; fi
       kill_job
       count "$lines"
     fi

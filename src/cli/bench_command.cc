@@ -58,7 +58,7 @@ absl::Status WriteBenchJson(const std::string& path, nlohmann::json result) {
 }
 
 void AddBenchCommand(CLI::App& app, Action& chosen) {
-  CLI::App* bench = app.add_subcommand("bench", "Measure stability, recall and speed.");
+  CLI::App* bench = app.add_subcommand("bench", "Measure stability, accuracy, recall and speed.");
   bench->require_subcommand(1);
   AddBenchStability(*bench, chosen);
   AddBenchMemory(*bench, chosen);
@@ -67,6 +67,7 @@ void AddBenchCommand(CLI::App& app, Action& chosen) {
   AddBenchLong(*bench, chosen);
   AddBenchStep(*bench, chosen);
   AddBenchCkpt(*bench, chosen);
+  AddBenchAccuracy(*bench, chosen);
 }
 
 }  // namespace mnemo

@@ -18,6 +18,7 @@ void AddBenchRecall(CLI::App& bench, Action& chosen);
 void AddBenchLong(CLI::App& bench, Action& chosen);
 void AddBenchStep(CLI::App& bench, Action& chosen);
 void AddBenchCkpt(CLI::App& bench, Action& chosen);
+void AddBenchAccuracy(CLI::App& bench, Action& chosen);
 
 // Declares --dtype, f32 or f64.
 void AddDTypeFlag(CLI::App& command, DType& dtype);

@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "src/cli/bench_command.h"
+#include "src/cli/bench_text.h"
 #include "src/core/config_text.h"
 #include "src/core/status.h"
-#include "src/data/token_set.h"
 #include "src/model/config_check.h"
 #include "src/model/memory_trace.h"
 #include "src/model/saved_model.h"
@@ -160,27 +160,12 @@ absl::Status BenchFirstWeights(const StabilityFlags& flags) {
   return report.Finish(flags);
 }
 
-absl::StatusOr<std::vector<int32_t>> ReadText(const StabilityFlags& flags,
-                                              const SavedModel& model) {
-  MNEMO_ASSIGN_OR_RETURN(const auto set, TokenSet::Open(flags.shards, ShardRole::kEvaluation));
-  if (set->tokenizer().hash != model.tokenizer->description().hash) {
-    return InvalidArgument("the shards were written with another tokenizer than the model's");
-  }
-  if (set->tokens() < flags.tokens) {
-    return InvalidArgument(
-        "the shards hold {} tokens, --tokens asks for {}: give more shards, or fewer tokens",
-        set->tokens(), flags.tokens);
-  }
-  std::vector<int32_t> tokens(flags.tokens);
-  MNEMO_RETURN_IF_ERROR(set->ReadTokens(0, tokens));
-  return tokens;
-}
-
 absl::Status BenchTrained(const StabilityFlags& flags) {
   const std::vector<std::string> overrides = {"execution.precision=F64", "execution.device=CPU"};
   MNEMO_ASSIGN_OR_RETURN(const SavedModel model,
                          LoadModel(FileSystem::Posix(), flags.model, overrides));
-  MNEMO_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, ReadText(flags, model));
+  MNEMO_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens,
+                         ReadHeldOutText(flags.shards, model, flags.tokens));
   fmt::print("{}: {} tokens of text as one sequence, f64\n{}\n", flags.model, flags.tokens,
              DescribeMemory(model.spec));
   Report report;

@@ -320,5 +320,28 @@ TEST_F(ModelCommandsTest, GenerateSaysWhereAPromptIsNotUtf8) {
   EXPECT_EQ(generate("--prompt", "caf\xC3\xA9").code, kExitOk);
 }
 
+TEST_F(ModelCommandsTest, BenchAccuracyComparesEveryLayersMemory) {
+  std::vector<std::string> line = {
+      "bench",    "accuracy", "--model",  path("model"), "--shards", path("shards"),
+      "--tokens", "130",      "--places", "2",           "--json",   path("a.json")};
+  const Result result = RunMnemo(line);
+  EXPECT_EQ(result.code, kExitOk) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("layer 0, 112 to 128 "));
+  EXPECT_THAT(result.out, HasSubstr("layer 0, 0 to 128 "));
+  EXPECT_THAT(result.out, HasSubstr("accuracy: ok"));
+  const auto json = nlohmann::json::parse(ReadText(path("a.json")));
+  ASSERT_EQ(json["scans"].size(), 3u);
+  EXPECT_EQ(json["scans"][0]["kernel"], false);
+  EXPECT_GT(json["scans"][0]["errors"]["y"], 0);
+  EXPECT_EQ(json["scans"][2]["limited"], false);
+  line[7] = "15";
+  EXPECT_THAT(RunMnemo(line).err, HasSubstr("--tokens 15 is less than the memory's chunk of 16"));
+  line[7] = "100000";
+  EXPECT_THAT(RunMnemo(line).err, HasSubstr("--tokens asks for 100000: give more shards"));
+  Save("TRANSFORMER", "", "plain");
+  line[3] = path("plain"), line[7] = "130";
+  EXPECT_THAT(RunMnemo(line).err, HasSubstr("a TRANSFORMER has no memory"));
+}
+
 }  // namespace
 }  // namespace mnemo
