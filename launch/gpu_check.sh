@@ -6,6 +6,7 @@
 #   --out DIR     results: STAGE.json and STAGE.log (default: runs/gpu_check). A stage whose JSON is
 #                 there is not run again; STAGE.failed.json says what was wrong and does not count
 #   --only LIST   these stages; without it all of them, in this order:
+#                   scan       the memory scan's kernels against f64: every option, chunk and branch
 #                   ops        every op, kernel, product and fused kernel against the CPU
 #                   training   200 steps of tiny models: GPU beside CPU, twice, resumed, whatever
 #                              is kept for the backward pass
@@ -20,15 +21,15 @@
 #                   race       our kernels that share memory of a block under its racecheck
 #
 # Each stage takes less than 8 minutes. speed and recall may need more than one call: what they have
-# done is kept in DIR (speed.part, recall.part), and they go on from there. In the environment: PYTHON, the Python that has
-# PyTorch (default: python3), and RECALL, more options of launch/recall_study.sh. Runs in a bundle
-# (launch/bundle.sh) as `./run.sh launch/gpu_check.sh`, or in the source tree on what is in
+# done is kept in DIR (speed.part, recall.part), and they go on from there. In the environment: PYTHON,
+# the Python that has PyTorch (default: python3), and RECALL, more options of launch/recall_study.sh. Runs
+# in a bundle (launch/bundle.sh) as `./run.sh launch/gpu_check.sh`, or in the source tree on what is in
 # build-cuda.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-stages=(ops training speed memory ckpt ops_bench memory_bench recall sanitizer race)
+stages=(scan ops training speed memory ckpt ops_bench memory_bench recall sanitizer race)
 stage_seconds=470
 python="${PYTHON:-python3}"
 bench="$root/tests/bench"
@@ -89,6 +90,11 @@ show() { grep -E "$1" "$out/$stage.log" || true; }
 
 programs=(cuda_ops_test cuda_waist_test cuda_fused_kernels_test)
 
+stage_scan() {
+  need memory_scan_check
+  run check "$(program memory_scan_check)" check
+}
+
 stage_ops() {
   need "${programs[@]}" cuda_footprint_test
   run ops "$(program cuda_ops_test)"
@@ -124,9 +130,7 @@ stage_speed() {
 stage_memory() {
   need mnemo plan_memory_gpu_test
   run plan "$(program plan_memory_gpu_test)"
-  [[ -s "$out/speed.part" ]] || die "$out/speed.part is not there; run the stage speed before"
-  run memory "$python" "$bench/training/memory.py" "$(program mnemo)" "$root/configs" \
-    "$out/speed.part" --json "$out/memory.part"
+  run memory "$python" "$bench/training/memory.py" "$out/speed.part" --json "$out/memory.part"
   result memory "$out/memory.part"
   show '^\|'
 }

@@ -38,6 +38,10 @@ std::string WayOut(const v1::RunConfig& config, const MemoryCheck& check, int sh
   return fmt::format("even {} would need {}", smaller->changes, bytes);
 }
 
+const char* LeaveOut(const MemoryCheck& check) {
+  return check.can_be_left_out ? "; or try it all the same with --no-memory-check" : "";
+}
+
 }  // namespace
 
 absl::Status CheckHostMemory(const v1::RunConfig& config, const v1::Plan& plan,
@@ -49,9 +53,8 @@ absl::Status CheckHostMemory(const v1::RunConfig& config, const v1::Plan& plan,
   if (!available || needed <= *available) return absl::OkStatus();
   return absl::ResourceExhaustedError(fmt::format(
       "{}: saves behind the training are written from copies in the host's memory: they need {}, "
-      "as planned, and {} are available; set train.checkpoint_async = false; or try it all the "
-      "same with --no-memory-check",
-      check.config_name, PrintBytes(needed), PrintBytes(*available)));
+      "as planned, and {} are available; set train.checkpoint_async = false{}",
+      check.config_name, PrintBytes(needed), PrintBytes(*available), LeaveOut(check)));
 }
 
 absl::Status CheckMemory(const v1::RunConfig& config, const v1::Plan& plan,
@@ -59,19 +62,26 @@ absl::Status CheckMemory(const v1::RunConfig& config, const v1::Plan& plan,
   const Device device = ComputeDevice(config.execution());
   MNEMO_ASSIGN_OR_RETURN(const std::optional<DeviceMemory> memory, Open(check.config_name, device));
   MNEMO_RETURN_IF_ERROR(CheckHostMemory(config, plan, check));
-  std::optional<int64_t> available = check.available;
-  if (!available) available = memory ? memory->free : AvailableMemory();
+  MemoryCheck known = check;
+  if (!known.available) known.available = memory ? memory->free : AvailableMemory();
+  return CheckDeviceMemory(config, plan, known);
+}
+
+absl::Status CheckDeviceMemory(const v1::RunConfig& config, const v1::Plan& plan,
+                               const MemoryCheck& check) {
+  const std::optional<int64_t>& available = check.available;
   if (!available) return absl::OkStatus();
+  const Device device = ComputeDevice(config.execution());
   const int sharers = device == Device() ? check.ranks_here : 1;  // a GPU has one rank
   const int64_t needed = plan.memory().total() * sharers;
   if (needed <= *available) return absl::OkStatus();
   return absl::ResourceExhaustedError(fmt::format(
-      "{}: needs {} of memory{}, as planned, and {} are {}: {} are missing; {}; or try it all the "
-      "same with --no-memory-check",
+      "{}: needs {} of memory{}, as planned, and {} are {}: {} are missing; {}{}",
       check.config_name, PrintBytes(needed),
       sharers > 1 ? fmt::format(" for {} ranks on this host", sharers) : "", PrintBytes(*available),
       device == Device() ? "available" : fmt::format("free on cuda:{}", device.index),
-      PrintBytes(needed - *available), WayOut(config, check, sharers, *available)));
+      PrintBytes(needed - *available), WayOut(config, check, sharers, *available),
+      LeaveOut(check)));
 }
 
 absl::Status ReserveMemory(const std::string& config_name, const v1::RunConfig& config,

@@ -20,6 +20,7 @@ struct MemoryCheck {
   std::optional<int64_t> available;
   // Of the host, beside a GPU.
   std::optional<int64_t> host_available{};
+  bool can_be_left_out = true;  // by --no-memory-check, which messages name then
 };
 
 // ResourceExhausted if the plan takes more than there is: one line with what is missing and the
@@ -27,6 +28,11 @@ struct MemoryCheck {
 // that cannot be done.
 absl::Status CheckMemory(const v1::RunConfig& config, const v1::Plan& plan,
                          const MemoryCheck& check);
+
+// The part of CheckMemory about the memory in which the steps compute: `check.available` of it, or
+// unknown. Opens nothing.
+absl::Status CheckDeviceMemory(const v1::RunConfig& config, const v1::Plan& plan,
+                               const MemoryCheck& check);
 
 // ResourceExhausted if the copies that the ranks here write saves from, beside a GPU each, take
 // more than the host has: one line. Part of CheckMemory.

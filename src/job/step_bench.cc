@@ -57,7 +57,9 @@ absl::StatusOr<StepBenchResult> TimeSteps(const v1::RunConfig& config,
                                           const StepBenchOptions& options) {
   RandomTokens source(config);
   MNEMO_ASSIGN_OR_RETURN(const v1::Plan plan, PlanRun(config));
-  MNEMO_RETURN_IF_ERROR(ReserveMemory("the configuration", config, plan));
+  const MemoryCheck check{.config_name = "the configuration", .can_be_left_out = false};
+  MNEMO_RETURN_IF_ERROR(CheckMemory(config, plan, check));
+  MNEMO_RETURN_IF_ERROR(ReserveMemory(check.config_name, config, plan));
   MNEMO_ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer, Trainer::Create(config, source));
   PhaseClock clock(ComputeDevice(config.execution()));
   if (options.phases) {

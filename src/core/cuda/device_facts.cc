@@ -58,9 +58,9 @@ absl::Status CheckDevice(const DeviceFacts& facts, const std::vector<std::string
   if (std::none_of(architectures.begin(), architectures.end(), runs)) {
     return FailedPrecondition(
         "device cuda:{} is {} (sm_{}{}), but this program has kernels for sm_{} alone; build with "
-        "-DMNEMO_CUDA_ARCHITECTURES={}{}, or run with execution.device: CPU",
+        "-DMNEMO_CUDA_ARCHITECTURES={}{}{}, or run with execution.device: CPU",
         facts.index, facts.name, facts.major, facts.minor, fmt::join(architectures, ", sm_"),
-        facts.major, facts.minor);
+        facts.major, facts.minor, facts.major == 9 ? "a" : "");  // what the memory's kernels need
   }
   return absl::OkStatus();
 }

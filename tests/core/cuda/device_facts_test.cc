@@ -18,8 +18,9 @@ DeviceFacts Hopper() {
           .minor = 0};
 }
 
-void ExpectRefused(const DeviceFacts& facts, const std::string& what) {
-  const absl::Status status = CheckDevice(facts, {"90a"});
+void ExpectRefused(const DeviceFacts& facts, const std::string& what,
+                   const std::string& architecture = "90a") {
+  const absl::Status status = CheckDevice(facts, {architecture});
   EXPECT_FALSE(status.ok());
   const std::string message(status.message());
   EXPECT_THAT(message, HasSubstr(what));
@@ -45,9 +46,13 @@ TEST(DeviceFacts, OneLineForEachThingThatIsMissing) {
   facts.index = -1;
   ExpectRefused(facts, "cuda:-1");
   facts = Hopper();
+  facts.name = "NVIDIA A100";
   facts.major = 8;
-  ExpectRefused(facts, "NVIDIA H100 (sm_80), but this program has kernels for sm_90a alone");
-  ExpectRefused(facts, "-DMNEMO_CUDA_ARCHITECTURES=80");
+  ExpectRefused(facts, "NVIDIA A100 (sm_80), but this program has kernels for sm_90a alone");
+  ExpectRefused(facts, "-DMNEMO_CUDA_ARCHITECTURES=80,");
+  ExpectRefused(Hopper(), "NVIDIA H100 (sm_90), but this program has kernels for sm_80 alone",
+                "80");
+  ExpectRefused(Hopper(), "-DMNEMO_CUDA_ARCHITECTURES=90a,", "80");
 }
 
 TEST(DeviceFacts, NewerDriversRunOlderPrograms) {
