@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::string_view kPrefix = "step-", kTemporary = ".tmp", kDamaged = ".damaged";
 constexpr size_t kStepDigits = 12;
+constexpr int kMostGenerations = 1'000'000;
 
 // Digits alone, no sign, no spaces.
 std::optional<int64_t> ParseDigits(std::string_view text) {
@@ -29,11 +30,20 @@ bool IsPart(std::string_view name) {
          (name.starts_with("rank-") && name.ends_with(".h5"));
 }
 
-// By the directory's names: a manifest that cannot be looked at for a moment is not a missing one.
-absl::StatusOr<bool> HasManifest(FileSystem& fs, const std::string& directory) {
-  std::vector<std::string> names;
-  MNEMO_ASSIGN_OR_RETURN(names, fs.List(directory));
-  return std::find(names.begin(), names.end(), kManifestName) != names.end();
+absl::StatusOr<v1::CheckpointManifest> ReadWhole(FileSystem& fs, const std::string& directory,
+                                                 const CheckpointName& name) {
+  auto manifest = ReadManifest(fs, directory);
+  if (absl::IsNotFound(manifest.status())) {
+    // It was there when the directory got its name, and is the first to go when that is given up.
+    return DataLoss("{}: its {} is missing", directory, kManifestName);
+  }
+  MNEMO_RETURN_IF_ERROR(manifest.status());
+  if (manifest->training().step() != name.step) {
+    return DataLoss("{}: holds step {}: it was renamed, or its contents were swapped", directory,
+                    manifest->training().step());
+  }
+  MNEMO_RETURN_IF_ERROR(CheckFileLengths(fs, directory, *manifest));
+  return manifest;
 }
 
 CheckpointEntry Inspect(FileSystem& fs, const std::string& path, const CheckpointName& name) {
@@ -51,17 +61,29 @@ CheckpointEntry Inspect(FileSystem& fs, const std::string& path, const Checkpoin
         "{}: was set aside, as damage was found in it; `mnemo ckpt verify` says where", path);
     return entry;
   }
-  auto manifest = ReadManifest(fs, path);
+  auto manifest = ReadWhole(fs, path, name);
   entry.problem = manifest.status();
-  if (manifest.ok()) entry.problem = CheckFileLengths(fs, path, *manifest);
-  if (entry.problem.ok()) {
+  if (manifest.ok()) {
     entry.manifest = *std::move(manifest);
   } else {
-    const absl::StatusOr<bool> has_manifest = HasManifest(fs, path);
-    const bool leftover = has_manifest.ok() && !*has_manifest;
-    entry.state = leftover ? CheckpointState::kLeftover : CheckpointState::kDamaged;
+    entry.state = CheckpointState::kDamaged;
   }
   return entry;
+}
+
+// Takes a checkpoint's name from it, durably, so that it is none any more: the first step of its
+// removal. Returns the new path.
+absl::StatusOr<std::string> GiveUpName(FileSystem& fs, const std::string& directory,
+                                       CheckpointName name) {
+  const std::string checkpoints = std::filesystem::path(directory).parent_path().string();
+  name.temporary = true, name.damaged = false;
+  std::string path;
+  do {
+    path = checkpoints + "/" + ToString(name);
+  } while (fs.Exists(path) && ++name.generation < kMostGenerations);
+  MNEMO_RETURN_IF_ERROR(fs.Rename(directory, path));
+  MNEMO_RETURN_IF_ERROR(fs.SyncDirectory(checkpoints));
+  return path;
 }
 
 }  // namespace
@@ -90,7 +112,7 @@ std::optional<CheckpointName> ParseCheckpointName(std::string_view text) {
   name.step = *step;
   if (dot < text.size()) {
     const auto generation = ParseDigits(text.substr(dot + 1));
-    if (!generation || *generation > 1'000'000) return std::nullopt;
+    if (!generation || *generation > kMostGenerations) return std::nullopt;
     name.generation = static_cast<int>(*generation);
   }
   // One name for one checkpoint: nothing that would be written in another way.
@@ -106,7 +128,11 @@ absl::StatusOr<std::vector<CheckpointEntry>> ListCheckpoints(FileSystem& fs,
   MNEMO_ASSIGN_OR_RETURN(names, fs.List(checkpoints));
   for (const std::string& text : names) {
     const auto name = ParseCheckpointName(text);
-    if (name) entries.push_back(Inspect(fs, checkpoints + "/" + text, *name));
+    if (!name) continue;
+    const std::string path = checkpoints + "/" + text;
+    // A file, or removed by another process since.
+    if (absl::IsNotFound(fs.List(path).status())) continue;
+    entries.push_back(Inspect(fs, path, *name));
   }
   std::sort(entries.begin(), entries.end(),
             [](const CheckpointEntry& a, const CheckpointEntry& b) { return a.name < b.name; });
@@ -135,6 +161,10 @@ bool IsNewerDamaged(const CheckpointEntry& entry, const CheckpointEntry* newest)
   return entry.name.damaged ? entry.name.step > newest->name.step : newest->name < entry.name;
 }
 
+bool IsKnownDamage(const CheckpointEntry& entry) {
+  return absl::IsDataLoss(entry.problem) || absl::IsFailedPrecondition(entry.problem);
+}
+
 absl::StatusOr<std::string> SetAside(FileSystem& fs, const std::string& directory) {
   const std::filesystem::path path(directory);
   auto name = ParseCheckpointName(path.filename().string());
@@ -143,7 +173,9 @@ absl::StatusOr<std::string> SetAside(FileSystem& fs, const std::string& director
   }
   name->damaged = true;
   const std::string checkpoints = path.parent_path().string();
-  while (fs.Exists(checkpoints + "/" + ToString(*name))) ++name->generation;
+  while (fs.Exists(checkpoints + "/" + ToString(*name)) && name->generation < kMostGenerations) {
+    ++name->generation;
+  }
   const std::string aside = checkpoints + "/" + ToString(*name);
   MNEMO_RETURN_IF_ERROR(fs.Rename(directory, aside));
   MNEMO_RETURN_IF_ERROR(fs.SyncDirectory(checkpoints));
@@ -184,19 +216,19 @@ absl::Status RemoveLeftovers(FileSystem& fs, const std::string& checkpoints) {
   for (const std::string& text : names) {
     const auto name = ParseCheckpointName(text);
     if (!name) continue;
-    const std::string path = checkpoints + "/" + text;
-    bool has_manifest = false;
-    MNEMO_ASSIGN_OR_RETURN(has_manifest, HasManifest(fs, path));
-    if (name->temporary || !has_manifest) MNEMO_RETURN_IF_ERROR(RemoveCheckpoint(fs, path));
+    if (!name->temporary) continue;
+    // One that cannot be removed is in nobody's way.
+    const absl::Status removed = RemoveCheckpoint(fs, checkpoints + "/" + text);
+    if (!removed.ok()) LogWarning("a leftover stays: {}", std::string(removed.message()));
   }
   return absl::OkStatus();
 }
 
-absl::Status RemoveCheckpoint(FileSystem& fs, const std::string& directory) {
-  const std::string manifest = directory + "/" + std::string(kManifestName);
-  if (fs.Exists(manifest)) {
-    MNEMO_RETURN_IF_ERROR(fs.Remove(manifest));
-    MNEMO_RETURN_IF_ERROR(fs.SyncDirectory(directory));
+absl::Status RemoveCheckpoint(FileSystem& fs, const std::string& path) {
+  std::string directory = path;
+  const auto known = ParseCheckpointName(std::filesystem::path(path).filename().string());
+  if (known && !known->temporary) {
+    MNEMO_ASSIGN_OR_RETURN(directory, GiveUpName(fs, path, *known));
   }
   std::vector<std::string> names;
   MNEMO_ASSIGN_OR_RETURN(names, fs.List(directory));

@@ -31,9 +31,9 @@ std::optional<CheckpointName> ParseCheckpointName(std::string_view name);
 
 enum class CheckpointState {
   kWhole,     // as far as the manifest and the files' lengths tell
-  kDamaged,   // there is a manifest, but something is wrong, of another format version, or cannot
-              // be read now; or it was set aside
-  kLeftover,  // temporary, or without a manifest: of a save or a removal that was interrupted
+  kDamaged,   // something is wrong, of another format version, or cannot be read now (`problem`
+              // tells which); or it was set aside
+  kLeftover,  // temporary: of a save or a removal that is under way or was interrupted
 };
 
 struct CheckpointEntry {
@@ -44,7 +44,8 @@ struct CheckpointEntry {
   v1::CheckpointManifest manifest;  // if whole
 };
 
-// All of them, the newest last. None if the directory does not exist.
+// All of them, the newest last. None if there is no such directory; an error if it cannot be looked
+// into, or is a link that leads nowhere.
 absl::StatusOr<std::vector<CheckpointEntry>> ListCheckpoints(FileSystem& fs,
                                                              const std::string& checkpoints);
 
@@ -55,6 +56,10 @@ const CheckpointEntry* FindNewest(const std::vector<CheckpointEntry>& entries);
 const CheckpointEntry* FindNewerDamaged(const std::vector<CheckpointEntry>& entries);
 // Whether an entry is damaged and newer than the newest whole one, which may be null.
 bool IsNewerDamaged(const CheckpointEntry& entry, const CheckpointEntry* newest);
+
+// Whether what is wrong with an entry is in its bytes, and not in what keeps them from being read
+// now.
+bool IsKnownDamage(const CheckpointEntry& entry);
 
 // Gives a checkpoint in whose contents damage was found a name by which all know: ".damaged" is
 // added. It is neither used nor removed then, until its step is saved again. Returns the new path.
@@ -68,11 +73,11 @@ absl::StatusOr<std::string> FindCheckpoints(FileSystem& fs, const std::string& p
 // none; the message says what is damaged.
 absl::StatusOr<std::string> FindCheckpoint(FileSystem& fs, const std::string& path);
 
-// Removes every leftover. Not while a checkpoint is being written there.
+// Removes every leftover; warns of those that stay. Not while a checkpoint is being written there.
 absl::Status RemoveLeftovers(FileSystem& fs, const std::string& checkpoints);
 
-// Removes one checkpoint, its manifest first. Files that are not part of one stay, and so does the
-// directory then.
+// Removes one checkpoint. It is renamed to a temporary name first, so that one half removed is a
+// leftover. Files that are not part of one stay, and so does the directory then, under that name.
 absl::Status RemoveCheckpoint(FileSystem& fs, const std::string& directory);
 // What that frees, of whole ones and of others; files that cannot be looked at are left out.
 int64_t RemovableBytes(FileSystem& fs, const std::string& directory);

@@ -68,7 +68,8 @@ struct CheckpointVerification {
 };
 
 // Reads every byte, once, and checks every digest: of the manifest, the files and the pieces. An
-// error only where the manifest cannot be believed; everything else is in the result.
+// error only where the manifest cannot be believed or a file cannot be read, which says nothing
+// about what is in it; everything else is in the result.
 absl::StatusOr<CheckpointVerification> VerifyCheckpoint(FileSystem& fs,
                                                         const std::string& directory);
 

@@ -40,11 +40,9 @@ absl::StatusOr<std::vector<const CheckpointEntry*>> FindSuperfluous(
   std::vector<const CheckpointEntry*> superfluous;
   int whole = 0;
   for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
-    if (entry->name.temporary) continue;
+    if (entry->name.temporary && !rule.leftovers) continue;
     if (entry->state == CheckpointState::kDamaged) {
-      const bool certain =
-          absl::IsDataLoss(entry->problem) || absl::IsFailedPrecondition(entry->problem);
-      if (!rule.damaged || !certain) continue;
+      if (!rule.damaged || !IsKnownDamage(*entry)) continue;
     }
     if (entry->state == CheckpointState::kWhole) {
       const bool stays = rule.every > 0 && entry->name.step % rule.every == 0;
@@ -61,10 +59,13 @@ absl::StatusOr<std::vector<std::string>> PruneCheckpoints(FileSystem& fs,
   MNEMO_ASSIGN_OR_RETURN(const auto entries, ListCheckpoints(fs, checkpoints));
   MNEMO_ASSIGN_OR_RETURN(const auto superfluous, FindSuperfluous(entries, rule));
   std::vector<std::string> removed;
+  absl::Status status;
   for (const CheckpointEntry* entry : superfluous) {
-    MNEMO_RETURN_IF_ERROR(RemoveCheckpoint(fs, entry->path));
-    removed.push_back(entry->path);
+    const absl::Status result = RemoveCheckpoint(fs, entry->path);
+    if (result.ok()) removed.push_back(entry->path);
+    status.Update(result);
   }
+  if (!status.ok()) return status;
   return removed;
 }
 

@@ -18,18 +18,19 @@ struct RetentionRule {
   int64_t every = 0;     // those of steps that are multiples of it; 0: none
   bool best = false;     // the one with the least held-out loss, of those that have one
   bool damaged = false;  // damaged ones go; otherwise all of them stay
+  // What interrupted saves and removals have left goes. Only where no save can be going on.
+  bool leftovers = false;
 };
 // train.checkpoint_keep, .._keep_every and .._keep_best.
 RetentionRule RetentionOf(const v1::TrainConfig& train);
 
-// What goes, the newest first; points into `entries`. Beside what the rule says, leftovers go, but
-// those that are temporary stay: one may be a save that is going on. A damaged one goes only where
-// the damage is certain, as what cannot be read now may be whole. InvalidArgument if `last` < 1.
+// What goes, the newest first; points into `entries`. A damaged one goes only where the damage is
+// certain (IsKnownDamage), as what cannot be read now may be whole. InvalidArgument if `last` < 1.
 absl::StatusOr<std::vector<const CheckpointEntry*>> FindSuperfluous(
     const std::vector<CheckpointEntry>& entries, const RetentionRule& rule);
 
-// Removes them and returns their paths. The manifest goes first, so that one that is half removed
-// is not taken for whole.
+// Removes them and returns their paths. One that cannot be removed does not keep the others from
+// going: the first error is returned when all have been tried.
 absl::StatusOr<std::vector<std::string>> PruneCheckpoints(FileSystem& fs,
                                                           const std::string& checkpoints,
                                                           const RetentionRule& rule);

@@ -87,9 +87,9 @@ class FileCheck {
 
 absl::Status CheckFile(FileSystem& fs, const std::string& path, const v1::CheckpointFile& file,
                        const std::vector<PieceInFile>& pieces, std::vector<std::string>& problems) {
-  if (!fs.Exists(path)) return DataLoss("{}: is missing", path);
-  int64_t bytes = 0;
-  MNEMO_ASSIGN_OR_RETURN(bytes, fs.FileSize(path));
+  const absl::StatusOr<int64_t> size = fs.FileSize(path);
+  if (absl::IsNotFound(size.status())) return DataLoss("{}: is missing", path);
+  MNEMO_ASSIGN_OR_RETURN(const int64_t bytes, size);
   if (bytes != file.bytes()) {
     return DataLoss("{}: has {} bytes instead of {}", path, bytes, file.bytes());
   }
@@ -111,6 +111,7 @@ absl::StatusOr<CheckpointVerification> VerifyCheckpoint(FileSystem& fs,
     known.insert(file.path());
     const absl::Status status =
         CheckFile(fs, directory + "/" + file.path(), file, pieces[i], result.problems);
+    if (!status.ok() && !absl::IsDataLoss(status)) return status;  // says nothing about the file
     if (!status.ok()) {
       result.problems.emplace_back(status.message());
       continue;

@@ -225,9 +225,11 @@ absl::Status CheckFileLengths(FileSystem& fs, const std::string& directory,
                               const v1::CheckpointManifest& manifest) {
   for (const v1::CheckpointFile& file : manifest.files()) {
     const std::string path = directory + "/" + file.path();
-    if (!fs.Exists(path)) return DataLoss("{}: is missing from its checkpoint", path);
-    int64_t bytes = 0;
-    MNEMO_ASSIGN_OR_RETURN(bytes, fs.FileSize(path));
+    const absl::StatusOr<int64_t> size = fs.FileSize(path);
+    if (absl::IsNotFound(size.status())) {
+      return DataLoss("{}: is missing from its checkpoint", path);
+    }
+    MNEMO_ASSIGN_OR_RETURN(const int64_t bytes, size);
     if (bytes != file.bytes()) {
       return DataLoss("{}: has {} bytes instead of {}; it is truncated, or not of this checkpoint",
                       path, bytes, file.bytes());

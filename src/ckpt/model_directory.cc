@@ -26,6 +26,14 @@ std::string Parent(const std::string& path) {
   return parent.empty() ? "." : parent;
 }
 
+// Where a model is written that is to be at `path`: where the link leads, if it is one.
+std::string PlaceOf(const std::string& path) {
+  const std::string directory = WithoutSlash(path);
+  std::error_code error;
+  if (!std::filesystem::is_symlink(directory, error)) return directory;
+  return std::filesystem::weakly_canonical(directory).string();
+}
+
 // The files of a model, or of a part of one; empty if there is no such directory. An error if it
 // holds anything else.
 absl::StatusOr<std::vector<std::string>> ModelFiles(FileSystem& fs, const std::string& directory) {
@@ -99,7 +107,7 @@ absl::StatusOr<int> WriteModelDirectory(FileSystem& fs, const std::string& path,
                                         const ModelDescription& description,
                                         std::span<const StreamedTensor> tensors,
                                         int64_t shard_bytes) {
-  const std::string directory = WithoutSlash(path), temporary = directory + ".tmp";
+  const std::string directory = PlaceOf(path), temporary = directory + ".tmp";
   MNEMO_RETURN_IF_ERROR(ModelFiles(fs, directory).status());
   MNEMO_RETURN_IF_ERROR(RemoveModel(fs, temporary));
   const absl::StatusOr<int> files = WriteFiles(fs, temporary, description, tensors, shard_bytes);

@@ -4,7 +4,9 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "src/ckpt/checkpoint_difference.h"
@@ -34,6 +36,17 @@ struct CkptFlags {
   RetentionRule rule;
   bool dry_run = false;
 };
+
+// Paths need not be UTF-8, which JSON is.
+void PrintJson(const Json& json) {
+  fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+// Through links, without a slash at its end.
+std::filesystem::path Canonical(const std::string& path) {
+  const auto canonical = std::filesystem::weakly_canonical(std::filesystem::path(path) / ".");
+  return canonical.has_filename() ? canonical : canonical.parent_path();
+}
 
 const char* Name(CheckpointState state) {
   switch (state) {
@@ -76,7 +89,7 @@ absl::Status List(const CkptFlags& flags) {
     fmt::print("{:<24} {:<8}  {}\n", ToString(entry.name), Name(entry.state), facts);
   }
   if (flags.json) {
-    fmt::print("{}\n", list.dump());
+    PrintJson(list);
   } else if (entries.empty()) {
     fmt::print("no checkpoints in {}\n", checkpoints);
   }
@@ -90,7 +103,7 @@ absl::Status Show(const CkptFlags& flags) {
   if (flags.config) {
     fmt::print("{}", PrintConfigText(reader.manifest().config()));
   } else if (flags.json) {
-    fmt::print("{}\n", CheckpointJson(reader).dump());
+    PrintJson(CheckpointJson(reader));
   } else {
     PrintCheckpoint(reader, flags.tensors);
   }
@@ -109,7 +122,7 @@ absl::Status Verify(const CkptFlags& flags) {
                        {"pieces", result.pieces},
                        {"problems", result.problems},
                        {"strangers", result.strangers}};
-    fmt::print("{}\n", json.dump());
+    PrintJson(json);
   } else {
     for (const std::string& problem : result.problems) fmt::print("BAD: {}\n", problem);
     for (const std::string& name : result.strangers) {
@@ -136,27 +149,58 @@ absl::StatusOr<int> Diff(const CkptFlags& flags) {
   MNEMO_ASSIGN_OR_RETURN(const CheckpointReader b, CheckpointReader::Open(fs, second));
   MNEMO_ASSIGN_OR_RETURN(const CheckpointDifference found, CompareCheckpoints(a, b));
   if (flags.json) {
-    fmt::print("{}\n", DifferenceJson(a, b, found).dump());
+    PrintJson(DifferenceJson(a, b, found));
   } else {
     PrintDifference(found);
   }
   return found.none() ? kExitOk : kExitDifferent;
 }
 
-// What a run that begins while this goes on would get in the way of, and is kept from.
-absl::StatusOr<RunDirectory> LockRunOf(FileSystem& fs, const std::string& checkpoints) {
-  const auto path = std::filesystem::absolute(checkpoints).lexically_normal();
-  return RunDirectory::Open(fs, path.filename() == kCheckpointsName ? path.parent_path() : path);
+// The run whose checkpoints these are; nothing if they are in no run's directory.
+std::optional<std::string> RunOf(const std::string& checkpoints) {
+  const std::filesystem::path path = Canonical(checkpoints);
+  if (path.filename() != kCheckpointsName) return std::nullopt;
+  return path.parent_path().string();
+}
+
+struct Target {
+  RunDirectory run;  // locked
+  std::string checkpoints;
+};
+
+// Where a checkpoint that is written anew goes to.
+absl::StatusOr<Target> TargetOf(FileSystem& fs, const CheckpointReader& from,
+                                const std::string& to) {
+  const std::filesystem::path given = Canonical(from.directory());
+  const auto name = ParseCheckpointName(given.filename().string());
+  const std::optional<std::string> own = RunOf(given.parent_path());
+  const bool in_place = own && (to.empty() || Canonical(to) == *own);
+  const bool named =
+      name && !name->temporary && !name->damaged && name->step == from.manifest().training().step();
+  if (in_place ? !named : to.empty()) {
+    return InvalidArgument(
+        "{} is not a checkpoint of a run, RUN/{}/step-N, whose place another could take: name a "
+        "run's directory to write into with --to",
+        from.directory(), kCheckpointsName);
+  }
+  MNEMO_ASSIGN_OR_RETURN(RunDirectory run, RunDirectory::Open(fs, in_place ? *own : to));
+  const std::string checkpoints = run.checkpoints_path();
+  if (!in_place) {
+    MNEMO_ASSIGN_OR_RETURN(const auto entries, ListCheckpoints(fs, checkpoints));
+    if (!entries.empty() || run.HasMetrics() || run.HasModel()) {
+      return FailedPrecondition(
+          "{} holds a run already, whose place this is: name another directory with --to",
+          run.path());
+    }
+  }
+  return Target{std::move(run), checkpoints};
 }
 
 absl::Status Reshard(const CkptFlags& flags) {
   FileSystem& fs = FileSystem::Posix();
   MNEMO_ASSIGN_OR_RETURN(const std::string from, FindCheckpoint(fs, flags.path));
   MNEMO_ASSIGN_OR_RETURN(const CheckpointReader reader, CheckpointReader::Open(fs, from));
-  const std::string checkpoints =
-      flags.to.empty() ? std::filesystem::absolute(from + "/.").parent_path().parent_path().string()
-                       : flags.to + "/" + std::string(kCheckpointsName);
-  MNEMO_ASSIGN_OR_RETURN(const RunDirectory run, LockRunOf(fs, checkpoints));
+  MNEMO_ASSIGN_OR_RETURN(const Target target, TargetOf(fs, reader, flags.to));
   int64_t all = 0;
   for (const v1::CheckpointTensor& tensor : reader.manifest().tensors()) all += BytesOf(tensor);
   ProgressLine line = ProgressLine::ForStderr(0);
@@ -164,17 +208,15 @@ absl::Status Reshard(const CkptFlags& flags) {
     line.Show(fmt::format("{} of {} written", Megabytes(bytes), Megabytes(all)),
               ProgressLine::Now(), bytes == all);
   };
-  const auto directory =
-      ReshardCheckpoint(fs, reader, checkpoints, {.files = flags.files, .on_progress = show});
+  const auto directory = ReshardCheckpoint(fs, reader, target.checkpoints,
+                                           {.files = flags.files, .on_progress = show});
   line.Finish();
   MNEMO_RETURN_IF_ERROR(directory.status());
   MNEMO_ASSIGN_OR_RETURN(const CheckpointReader written, CheckpointReader::Open(fs, *directory));
   const int64_t bytes = CheckpointBytes(written.manifest());
   const int files = written.manifest().files_size();
   if (flags.json) {
-    fmt::print(
-        "{}\n",
-        Json{{"from", from}, {"path", *directory}, {"files", files}, {"bytes", bytes}}.dump());
+    PrintJson(Json{{"from", from}, {"path", *directory}, {"files", files}, {"bytes", bytes}});
   } else {
     fmt::print("{}: {} in {} files, from {}\n", *directory, Megabytes(bytes), files,
                reader.manifest().files_size());
@@ -186,12 +228,22 @@ absl::Status Prune(const CkptFlags& flags) {
   FileSystem& fs = FileSystem::Posix();
   MNEMO_ASSIGN_OR_RETURN(const std::string checkpoints, FindCheckpoints(fs, flags.path));
   MNEMO_ASSIGN_OR_RETURN(const auto entries, ListCheckpoints(fs, checkpoints));
-  MNEMO_ASSIGN_OR_RETURN(const auto superfluous, FindSuperfluous(entries, flags.rule));
+  // Where a run is going on, what looks like a leftover may be a save.
+  RetentionRule rule = flags.rule;
+  absl::StatusOr<RunDirectory> lock = absl::CancelledError();
+  if (const auto run = RunOf(checkpoints)) lock = RunDirectory::Open(fs, *run);
+  rule.leftovers = lock.ok();
+  MNEMO_ASSIGN_OR_RETURN(const auto superfluous, FindSuperfluous(entries, rule));
+  absl::Status status;
   Json removed = Json::array();
   int64_t bytes = 0;
   for (const CheckpointEntry* entry : superfluous) {
     const int64_t freed = RemovableBytes(fs, entry->path);
-    if (!flags.dry_run) MNEMO_RETURN_IF_ERROR(RemoveCheckpoint(fs, entry->path));
+    if (!flags.dry_run) {
+      const absl::Status gone = RemoveCheckpoint(fs, entry->path);
+      status.Update(gone);
+      if (!gone.ok()) continue;
+    }
     removed.push_back(entry->path);
     bytes += freed;
     if (!flags.json) {
@@ -200,12 +252,11 @@ absl::Status Prune(const CkptFlags& flags) {
     }
   }
   if (flags.json) {
-    fmt::print("{}\n",
-               Json{{"removed", removed}, {"bytes", bytes}, {"dry_run", flags.dry_run}}.dump());
-  } else if (removed.empty()) {
+    PrintJson(Json{{"removed", removed}, {"bytes", bytes}, {"dry_run", flags.dry_run}});
+  } else if (removed.empty() && status.ok()) {
     fmt::print("nothing to remove in {}\n", checkpoints);
   }
-  return absl::OkStatus();
+  return status;
 }
 
 CLI::App* AddSubcommand(CLI::App* ckpt, const char* name, const char* help, const char* path,
@@ -238,7 +289,7 @@ void AddReshard(CLI::App* ckpt, const char* path, const std::shared_ptr<CkptFlag
       ->type_name("N");
   command
       ->add_option("--to", flags->to,
-                   "Run directory, made if need be, that gets the new one; a run can go on there. "
+                   "Directory of no run yet, made if need be, that gets it; a run can go on there. "
                    "Default: it takes the place of the old one when it is whole")
       ->type_name("RUN");
 }
@@ -277,7 +328,8 @@ void AddCkptCommand(CLI::App& app, Action& chosen) {
   AddReshard(ckpt, kOne, flags, chosen);
   CLI::App* prune = AddSubcommand(
       ckpt, "prune",
-      "Remove whole checkpoints beyond those that are to stay, and half removed ones.",
+      "Remove whole checkpoints beyond those that are to stay, and, where no run is going on, what "
+      "interrupted saves and removals have left.",
       "A run, or a directory of checkpoints", Prune, flags, chosen);
   prune->add_option("--keep", flags->rule.last, "How many of the newest stay")
       ->required()

@@ -69,9 +69,10 @@ absl::Status Coordinate(CoordinateOptions options) {
   terms.build = VersionText();
   if (options.overwrite) {
     // The ranks look for them too, but when it is too late.
-    MNEMO_RETURN_IF_ERROR(FindInitialWeights(FileSystem::Posix(), terms.config, set->tokenizer(),
-                                             options.serve.run_directory)
-                              .status());
+    MNEMO_ASSIGN_OR_RETURN(const std::string weights,
+                           FindInitialWeights(FileSystem::Posix(), terms.config, set->tokenizer(),
+                                              options.serve.run_directory));
+    MNEMO_RETURN_IF_ERROR(VerifyInitialWeights(FileSystem::Posix(), weights, terms.config.model()));
     MNEMO_RETURN_IF_ERROR(Discard(options.serve.run_directory));
   }
   const StopSignals signals;

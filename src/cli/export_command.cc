@@ -67,7 +67,7 @@ void AddExportCommand(CLI::App& app, Action& chosen) {
           "of its own. What exceeds one file is written as model-00001-of-0000N.safetensors "
           "and so on, with model.safetensors.index.json")
       ->transform(CLI::AsSizeValue(true))
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 62))
       ->type_name("SIZE")
       ->default_str("5GB");
   command->add_flag("--overwrite", options->overwrite,

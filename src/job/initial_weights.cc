@@ -52,9 +52,8 @@ absl::Status CheckTokenizer(const std::string& name, const ModelTokenizer& their
                             const ShardTokenizer& ours) {
   if (theirs.hash == ours.hash.Hex()) return absl::OkStatus();
   return FailedPrecondition(
-      "train.init_from: {} was trained with the {} tokenizer {}, and data.shards were made with "
-      "the "
-      "{} tokenizer {}: prepare them again with the tokenizer of the model",
+      "train.init_from: {} was trained with the {} tokenizer {}, and data.shards were made "
+      "with the {} tokenizer {}: prepare them again with the tokenizer of the model",
       name, theirs.kind, theirs.hash, ours.kind, ours.hash.Hex());
 }
 
@@ -101,6 +100,17 @@ absl::StatusOr<std::string> FindInitialWeights(FileSystem& fs, const v1::RunConf
   MNEMO_RETURN_IF_ERROR(CheckTokenizer(name, description.tokenizer, tokenizer));
   MNEMO_RETURN_IF_ERROR(source->Check(WholeTensors(config.model())));
   return source->directory();
+}
+
+absl::Status VerifyInitialWeights(FileSystem& fs, const std::string& directory,
+                                  const v1::ModelConfig& model) {
+  if (directory.empty()) return absl::OkStatus();
+  MNEMO_ASSIGN_OR_RETURN(const ModelSource source, ModelSource::Open(fs, directory));
+  for (const ExpectedTensor& tensor : WholeTensors(model)) {
+    MNEMO_RETURN_IF_ERROR(
+        source.ReadBox(tensor.name, WholeBox(tensor.shape), DType::kF32).status());
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ReadInitialWeights(FileSystem& fs, const std::string& directory, Trainer& trainer) {

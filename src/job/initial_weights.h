@@ -21,6 +21,11 @@ absl::StatusOr<std::string> FindInitialWeights(FileSystem& fs, const v1::RunConf
                                                const ShardTokenizer& tokenizer,
                                                const std::string& run_directory);
 
+// Reads all of them once, on one rank, so that damage is known before anything depends on them.
+// `directory` as FindInitialWeights returned it; nothing to do if it is empty.
+absl::Status VerifyInitialWeights(FileSystem& fs, const std::string& directory,
+                                  const v1::ModelConfig& model);
+
 // Gives a trainer, just made, the weights in `directory`, as FindInitialWeights returned it. Every
 // rank of the job calls it, reads and verifies its share of what it holds, and returns the same
 // Status. Steps are then the same on every mesh, to rounding.

@@ -17,7 +17,7 @@ struct MemoryCheck {
   int ranks = 1;            // of the job
   int ranks_here = 1;       // of these, on this host, whose memory they share
   // Bytes; null: what the machine, or the GPU, has free now.
-  std::optional<int64_t> available;
+  std::optional<int64_t> available{};
   // Of the host, beside a GPU.
   std::optional<int64_t> host_available{};
   bool can_be_left_out = true;  // by --no-memory-check, which messages name then

@@ -56,7 +56,7 @@ absl::Status RunDirectory::Lock() {
   }
   if (errno == EWOULDBLOCK) {
     return FailedPrecondition(
-        "{} is in use: {} trains into it; wait for it or end it, or name another --run-dir", path_,
+        "{} is in use: {} writes into it; wait for it or end it, or name another directory", path_,
         HolderOf(descriptor));
   }
   LogWarning("cannot lock {}: {}; nothing may train into {} beside this", file,

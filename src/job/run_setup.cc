@@ -148,6 +148,7 @@ absl::StatusOr<std::string> SetUp::Decide(const std::optional<int64_t>& step) {
   std::string weights;
   if (options_.overwrite) {  // before a run is discarded for them
     MNEMO_ASSIGN_OR_RETURN(weights, find_weights());
+    MNEMO_RETURN_IF_ERROR(VerifyInitialWeights(*options_.fs, weights, run_.data.config.model()));
   }
   MNEMO_ASSIGN_OR_RETURN(run_.start, DecideStart(*options_.fs, *run_.directory,
                                                  {run_.data.config, DataDigest(*run_.data.training),
@@ -192,6 +193,9 @@ absl::StatusOr<std::string> SetUp::PassOver(const absl::Status& damage) {
   // One host's memory, cable or stale view must not take good checkpoints from all.
   const std::string& checkpoint = run_.start.checkpoint;
   const auto seen = VerifyCheckpoint(*options_.fs, checkpoint);
+  if (!seen.ok() && !absl::IsDataLoss(seen.status()) && !absl::IsNotFound(seen.status())) {
+    return seen.status();
+  }
   if (seen.ok() && seen->problems.empty()) {
     return FailedPrecondition(
         "{}; but here the first rank finds no fault in {}, so nothing is done about it: see to "

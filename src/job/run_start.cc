@@ -51,6 +51,8 @@ bool IsFree(const std::string& path) {
 std::optional<ConfigDifference> FirstDifference(const v1::RunConfig& before,
                                                 const v1::RunConfig& now) {
   for (const ConfigDifference& difference : ConfigDifferences(before, now)) {
+    // They have been read; the checkpoint remembers which.
+    if (difference.path == "train.init_from" && now.train().init_from().empty()) continue;
     if (!IsFree(difference.path) && !difference.path.starts_with(kSaid)) return difference;
   }
   return std::nullopt;
@@ -78,6 +80,10 @@ absl::StatusOr<const CheckpointEntry*> Choose(const std::vector<CheckpointEntry>
                                               const StartRequest& request) {
   const std::optional<int64_t>& step = request.resume_step;
   const CheckpointEntry* newest = FindNewest(entries);
+  for (const CheckpointEntry& entry : entries) {
+    // It may be whole: neither an older one nor a beginning may take its place.
+    if (IsNewerDamaged(entry, newest) && !IsKnownDamage(entry)) return entry.problem;
+  }
   const CheckpointEntry* damaged = FindNewerDamaged(entries);
   if (damaged && request.strict) {
     return DataLoss("{}; without --strict the run goes on from the newest whole checkpoint",

@@ -158,11 +158,14 @@ absl::StatusOr<std::string> WriteTraining(FileSystem& fs, const std::string& che
     if (ranks.first()) AbandonCheckpoint(fs, temporary);
     return written.status();
   }
-  MNEMO_ASSIGN_OR_RETURN(
-      const std::vector<std::string> committed,
+  const auto committed =
       Exchange(ranks, group,
-               ranks.first() ? Commit(fs, temporary, *written, saved->manifest) : Unneeded()));
-  return committed[0];
+               ranks.first() ? Commit(fs, temporary, *written, saved->manifest) : Unneeded());
+  if (!committed.ok()) {
+    if (ranks.first()) AbandonCheckpoint(fs, temporary);
+    return committed.status();
+  }
+  return (*committed)[0];
 }
 
 absl::StatusOr<std::string> SaveTraining(FileSystem& fs, const std::string& checkpoints,

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <functional>
 #include <string>
 #include <vector>
@@ -132,7 +133,7 @@ TEST(CheckpointFaultTest, APruneThatFailsHalfWayLeavesWholeOnes) {
           if (entry.state == CheckpointState::kWhole) ExpectHolds(entry.path, state);
         }
         ExpectHolds(checkpoints + "/step-000000000003", state);
-        ASSERT_TRUE(PruneCheckpoints(Fs(), checkpoints, {.last = 1}).ok());
+        ASSERT_TRUE(PruneCheckpoints(Fs(), checkpoints, {.last = 1, .leftovers = true}).ok());
         EXPECT_THAT(Fs().List(checkpoints).value(), ElementsAre("step-000000000003"));
       });
 }
@@ -166,15 +167,36 @@ TEST(CheckpointFaultTest, EverythingIsSyncedBeforeItIsReliedOn) {
                                  "sync directory " + checkpoints));
 }
 
-TEST(CheckpointFaultTest, ARemovedManifestIsGoneForGoodBeforeTheRest) {
+TEST(CheckpointFaultTest, ARemovedCheckpointHasNoNameBeforeItLosesAFile) {
   const ScratchDirectory scratch;
   const std::string directory = SaveState(Fs(), scratch / "run", 1, MakeState(1), 2).value();
   FaultyFileSystem faulty(Fault::kNone, 0);
   ASSERT_TRUE(RemoveCheckpoint(faulty, directory).ok());
-  EXPECT_THAT(faulty.log(),
-              ElementsAre("remove " + directory + "/manifest.pb", "sync directory " + directory,
-                          "remove " + directory + "/rank-00000.h5",
-                          "remove " + directory + "/rank-00001.h5", "rmdir " + directory));
+  EXPECT_THAT(
+      faulty.log(),
+      ElementsAre("rename " + directory, "sync directory " + (scratch / "run"),
+                  "remove " + directory + ".tmp/manifest.pb",
+                  "remove " + directory + ".tmp/rank-00000.h5",
+                  "remove " + directory + ".tmp/rank-00001.h5", "rmdir " + directory + ".tmp"));
+}
+
+// Nor does what a save finds there keep it from its work.
+TEST(CheckpointFaultTest, OddEntriesAreInNoSavesWay) {
+  const ScratchDirectory scratch;
+  const std::string checkpoints = scratch / "run";
+  ASSERT_TRUE(SaveState(Fs(), checkpoints, 1, MakeState(1), 2).ok());
+  for (const char* name : {"/step-000000000002", "/step-000000000003.tmp"}) {
+    ASSERT_TRUE(WriteFileAtomically(Fs(), checkpoints + name, "a file").ok());
+  }
+  ASSERT_TRUE(Fs().MakeDirectories(checkpoints + "/step-000000000004.tmp/rank-00000.h5").ok());
+  for (const int step : {2, 3, 4}) {
+    const auto saved = SaveState(Fs(), checkpoints, step, MakeState(step), 2);
+    ASSERT_TRUE(saved.ok()) << saved.status();
+    ExpectHolds(*saved, MakeState(step));
+  }
+  const auto entries = Entries(checkpoints);
+  ASSERT_EQ(entries.size(), 5u);  // with the leftover that cannot be removed
+  EXPECT_EQ(FindNewest(entries)->name.step, 4);
 }
 
 TEST(CheckpointDirectoryTest, NamesAreReadAsTheyAreWritten) {
@@ -201,17 +223,24 @@ TEST(CheckpointDirectoryTest, TheNewestWholeOneIsFound) {
     ASSERT_TRUE(SaveState(Fs(), checkpoints, step, MakeState(step), 2).ok());
   }
   ASSERT_TRUE(Fs().MakeDirectories(checkpoints + "/notes").ok());
-  ASSERT_TRUE(Fs().MakeDirectories(checkpoints + "/step-000000009999.tmp").ok());
   ChangeFile(checkpoints + "/step-000000001001/rank-00001.h5", [](std::string& b) { b += "x"; });
   ASSERT_TRUE(Fs().Remove(checkpoints + "/step-000000000008/manifest.pb").ok());
+  ASSERT_TRUE(
+      Fs().Rename(checkpoints + "/step-000000000900", checkpoints + "/step-000000002000").ok());
+  ASSERT_TRUE(SaveState(Fs(), checkpoints, 900, MakeState(900), 2).ok());
+  ASSERT_TRUE(Fs().MakeDirectories(checkpoints + "/step-000000009999.tmp").ok());
   const auto entries = Entries(checkpoints);
   std::vector<std::pair<int64_t, CheckpointState>> found;
   for (const auto& entry : entries) found.emplace_back(entry.name.step, entry.state);
-  EXPECT_THAT(found, ElementsAre(std::pair(8, CheckpointState::kLeftover),
+  EXPECT_THAT(found, ElementsAre(std::pair(8, CheckpointState::kDamaged),
                                  std::pair(900, CheckpointState::kWhole),
                                  std::pair(1000, CheckpointState::kWhole),
                                  std::pair(1001, CheckpointState::kDamaged),
+                                 std::pair(2000, CheckpointState::kDamaged),
                                  std::pair(9999, CheckpointState::kLeftover)));
+  EXPECT_THAT(std::string(entries[0].problem.message()),
+              HasSubstr("8: its manifest.pb is missing"));
+  EXPECT_THAT(std::string(entries[4].problem.message()), HasSubstr("2000: holds step 900: it was"));
   EXPECT_EQ(FindNewest(entries)->name.step, 1000);
   EXPECT_EQ(FindNewest(entries)->manifest.training().step(), 1000);
   EXPECT_THAT(std::string(entries[3].problem.message()), HasSubstr("1001/rank-00001.h5: has "));
@@ -223,20 +252,43 @@ TEST(CheckpointDirectoryTest, PruneKeepsTheNewestWholeOnes) {
   for (int step : {1, 2, 3, 4, 5}) {
     ASSERT_TRUE(SaveState(Fs(), checkpoints, step, MakeState(step), 2).ok());
   }
-  // The newest two are of no use: they count for nothing, and one of them may still be looked at.
+  // The newest two are of no use: they count for nothing, and may still be looked at.
   ASSERT_TRUE(Fs().Remove(checkpoints + "/step-000000000005/manifest.pb").ok());
   ASSERT_TRUE(Fs().Remove(checkpoints + "/step-000000000004/rank-00000.h5").ok());
   ASSERT_TRUE(WriteFileAtomically(Fs(), checkpoints + "/step-000000000001/notes", "mine").ok());
   EXPECT_FALSE(PruneCheckpoints(Fs(), checkpoints, {.last = 0}).ok());
   EXPECT_THAT(PruneCheckpoints(Fs(), checkpoints, {.last = 2}).value(),
-              ElementsAre(checkpoints + "/step-000000000005", checkpoints + "/step-000000000001"));
+              ElementsAre(checkpoints + "/step-000000000001"));
   EXPECT_THAT(WholeNames(checkpoints), ElementsAre("step-000000000002", "step-000000000003"));
   EXPECT_THAT(Fs().List(checkpoints).value(),
-              ElementsAre("step-000000000001", "step-000000000002", "step-000000000003",
-                          "step-000000000004"));
-  EXPECT_THAT(Fs().List(checkpoints + "/step-000000000001").value(), ElementsAre("notes"));
+              ElementsAre("step-000000000001.tmp", "step-000000000002", "step-000000000003",
+                          "step-000000000004", "step-000000000005"));
+  EXPECT_THAT(Fs().List(checkpoints + "/step-000000000001.tmp").value(), ElementsAre("notes"));
   ASSERT_TRUE(PruneCheckpoints(Fs(), checkpoints, {.last = 1}).ok());
   EXPECT_THAT(WholeNames(checkpoints), ElementsAre("step-000000000003"));
+}
+
+// One that cannot be removed does not keep those after it.
+TEST(CheckpointDirectoryTest, PruneGoesOnAfterAFailure) {
+  const ScratchDirectory scratch;
+  const std::string checkpoints = scratch / "checkpoints";
+  for (int step : {1, 2, 3}) {
+    ASSERT_TRUE(SaveState(Fs(), checkpoints, step, MakeState(step), 1).ok());
+  }
+  ASSERT_TRUE(Fs().MakeDirectories(checkpoints + "/step-000000000002/rank-00009.h5").ok());
+  const auto pruned = PruneCheckpoints(Fs(), checkpoints, {.last = 1});
+  EXPECT_THAT(std::string(pruned.status().message()), HasSubstr("rank-00009.h5"));
+  EXPECT_THAT(WholeNames(checkpoints), ElementsAre("step-000000000003"));
+  EXPECT_FALSE(Fs().Exists(checkpoints + "/step-000000000001"));
+}
+
+// What cannot be looked at is not taken for nothing.
+TEST(CheckpointDirectoryTest, ALinkThatLeadsNowhereIsAnError) {
+  const ScratchDirectory scratch;
+  EXPECT_TRUE(ListCheckpoints(Fs(), scratch / "none")->empty());
+  std::filesystem::create_directory_symlink(scratch / "unmounted", scratch / "checkpoints");
+  const auto entries = ListCheckpoints(Fs(), scratch / "checkpoints");
+  EXPECT_THAT(std::string(entries.status().message()), HasSubstr("cannot list "));
 }
 
 }  // namespace

@@ -58,15 +58,15 @@ TEST(CheckpointRetentionTest, TheBestIsTheNewestWholeOneOfTheLeastFiniteLoss) {
       ElementsAre());
 }
 
-TEST(CheckpointRetentionTest, DamagedOnesGoOnlyWhenNamedAndCertainAndTemporaryOnesNever) {
+TEST(CheckpointRetentionTest, DamagedOnesAndLeftoversGoOnlyWhenNamed) {
   std::vector<CheckpointEntry> entries = {
       Entry(1), Bad(2, CheckpointState::kDamaged, absl::DataLossError("digest")),
       Bad(3, CheckpointState::kDamaged, absl::UnavailableError("the server does not answer")),
-      Bad(4, CheckpointState::kLeftover, absl::NotFoundError("no manifest")),
-      Bad(5, CheckpointState::kLeftover, absl::NotFoundError("was never finished"))};
+      Bad(4, CheckpointState::kLeftover, absl::NotFoundError("was never finished"))};
   entries.back().name.temporary = true;
-  EXPECT_THAT(Superfluous(entries, {}), ElementsAre(4));
-  EXPECT_THAT(Superfluous(entries, {.damaged = true}), ElementsAre(4, 2));
+  EXPECT_THAT(Superfluous(entries, {}), ElementsAre());
+  EXPECT_THAT(Superfluous(entries, {.damaged = true}), ElementsAre(2));  // 3 may be whole
+  EXPECT_THAT(Superfluous(entries, {.leftovers = true}), ElementsAre(4));
 }
 
 TEST(CheckpointRetentionTest, ARunsRuleIsThatOfItsConfiguration) {

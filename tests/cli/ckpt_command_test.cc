@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -171,14 +172,20 @@ TEST_F(CkptCommandTest, PruneKeepsTheNewestAndEveryKth) {
     return all;
   };
   ASSERT_EQ(steps(), "10w 20w 30w 40w 50d 60l ");
+  {  // a save may be going on
+    const auto lock = RunDirectory::Open(Fs(), run_);
+    const Result beside = RunCkpt({"prune", run_, "--keep", "9", "--dry-run"});
+    EXPECT_THAT(beside.out, HasSubstr("nothing to remove in "));
+  }
   const Result dry = RunCkpt({"prune", run_, "--keep", "1", "--every", "20", "--dry-run"});
   EXPECT_EQ(dry.code, kExitOk) << dry.err;
-  EXPECT_EQ(dry.out, fmt::format("would remove {0}/step-000000000030 (whole, 0.0 MB)\n"
+  EXPECT_EQ(dry.out, fmt::format("would remove {0}/step-000000000060.tmp (leftover, 0.0 MB)\n"
+                                 "would remove {0}/step-000000000030 (whole, 0.0 MB)\n"
                                  "would remove {0}/step-000000000010 (whole, 0.0 MB)\n",
                                  checkpoints_));
   EXPECT_EQ(steps(), "10w 20w 30w 40w 50d 60l ");
   EXPECT_THAT(RunCkpt({"prune", run_, "--keep", "1", "--every", "20"}).out, HasSubstr("removed "));
-  EXPECT_EQ(steps(), "20w 40w 50d 60l ");
+  EXPECT_EQ(steps(), "20w 40w 50d ");
   uintmax_t bytes = 0;  // of the damaged one, whose manifest says nothing, and of step 20
   for (const std::string& directory : {fifty, checkpoints_ + "/step-000000000020"}) {
     for (const auto& file : std::filesystem::directory_iterator(directory)) {
@@ -190,11 +197,11 @@ TEST_F(CkptCommandTest, PruneKeepsTheNewestAndEveryKth) {
   EXPECT_EQ(json["removed"].size(), 2u);
   EXPECT_EQ(json["removed"][0], fifty);
   EXPECT_EQ(json["bytes"], bytes);
-  EXPECT_EQ(steps(), "40w 60l ");
+  EXPECT_EQ(steps(), "40w ");
   EXPECT_THAT(RunCkpt({"prune", run_, "--keep", "1"}).out, HasSubstr("nothing to remove in "));
   EXPECT_EQ(RunCkpt({"prune", run_}).code, kExitUsage);
   EXPECT_EQ(RunCkpt({"prune", run_, "--keep", "0"}).code, kExitUsage);
-  EXPECT_EQ(steps(), "40w 60l ");
+  EXPECT_EQ(steps(), "40w ");
 }
 
 TEST_F(CkptCommandTest, PruneKeepsTheBestAndItsLossIsShown) {
@@ -225,7 +232,7 @@ TEST_F(CkptCommandTest, ReshardsInPlaceOrElsewhere) {
   const Result outcome = RunCkpt({"reshard", newest_ + "/", "--files", "1", "--json"});
   EXPECT_EQ(outcome.code, kExitOk) << outcome.err;
   const auto json = nlohmann::json::parse(outcome.out);
-  EXPECT_EQ(json["path"], newest_ + ".2");
+  EXPECT_THAT(json["path"], testing::EndsWith("/run/checkpoints/step-000000000020.2"));
   EXPECT_EQ(json["files"], 1);
   EXPECT_FALSE(Fs().Exists(newest_));
   EXPECT_EQ(RunCkpt({"diff", run_, there}).out, "equal: 6 tensors, bit by bit\n");
@@ -241,6 +248,22 @@ TEST_F(CkptCommandTest, ReshardRefusesWhatItCannotDo) {
     EXPECT_EQ(busy.code, kExitError);
     EXPECT_THAT(busy.err, HasSubstr("/run is in use: process "));
   }
+  // Another run's checkpoints are not to be replaced, nor what is in no run.
+  ASSERT_TRUE(SaveState(Fs(), scratch_ / "other/checkpoints", 20, MakeState(9), 1).ok());
+  const Result taken = RunCkpt({"reshard", run_, "--files", "1", "--to", scratch_ / "other"});
+  EXPECT_EQ(taken.code, kExitError);
+  EXPECT_THAT(taken.err, HasSubstr("other holds a run already"));
+  ExpectHolds(scratch_ / "other/checkpoints/step-000000000020", MakeState(9));
+  std::filesystem::copy(newest_, checkpoints_ + "/best");
+  std::filesystem::copy(newest_, scratch_ / "archived");
+  for (const std::string& path : {checkpoints_ + "/best", scratch_ / "archived"}) {
+    EXPECT_THAT(RunCkpt({"reshard", path, "--files", "1"}).err, HasSubstr("with --to"));
+  }
+  EXPECT_THAT(RunCkpt({"reshard", checkpoints_ + "/best", "--files", "1", "--to", run_}).err,
+              HasSubstr("with --to"));
+  EXPECT_EQ(
+      RunCkpt({"reshard", scratch_ / "archived", "--files", "1", "--to", scratch_ / "new"}).code,
+      kExitOk);
   DamageTheNewest();
   const Result damaged = RunCkpt({"reshard", run_, "--files", "1"});
   EXPECT_EQ(damaged.code, kExitError);

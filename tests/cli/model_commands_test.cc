@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "src/core/config_text.h"
@@ -320,14 +321,28 @@ TEST_F(ModelCommandsTest, GenerateSaysWhereAPromptIsNotUtf8) {
   EXPECT_EQ(generate("--prompt", "caf\xC3\xA9").code, kExitOk);
 }
 
+// Where the link leads, which may be another disk.
+TEST_F(ModelCommandsTest, ExportReplacesWhatALinkLeadsTo) {
+  Save("LMM", "mlp_hidden: 64", "real");
+  std::filesystem::create_directory_symlink(path("real"), path("link"));
+  const std::string before = ReadText(path("real") + "/config.json");
+  const Result result =
+      RunMnemo({"export", "--model", path("model"), "--out", path("link"), "--overwrite"});
+  EXPECT_EQ(result.code, kExitOk) << result.err;
+  EXPECT_TRUE(std::filesystem::is_symlink(path("link")));
+  EXPECT_NE(ReadText(path("real") + "/config.json"), before);
+  EXPECT_FALSE(std::filesystem::exists(path("real.old")));
+  EXPECT_FALSE(std::filesystem::exists(path("link.old")));
+}
+
 TEST_F(ModelCommandsTest, BenchAccuracyComparesEveryLayersMemory) {
   std::vector<std::string> line = {
       "bench",    "accuracy", "--model",  path("model"), "--shards", path("shards"),
-      "--tokens", "130",      "--places", "2",           "--json",   path("a.json")};
+      "--tokens", "100",      "--places", "2",           "--json",   path("a.json")};
   const Result result = RunMnemo(line);
   EXPECT_EQ(result.code, kExitOk) << result.err;
-  EXPECT_THAT(result.out, HasSubstr("layer 0, 112 to 128 "));
-  EXPECT_THAT(result.out, HasSubstr("layer 0, 0 to 128 "));
+  EXPECT_THAT(result.out, HasSubstr("layer 0, 80 to 96 "));
+  EXPECT_THAT(result.out, HasSubstr("layer 0, 0 to 96 "));
   EXPECT_THAT(result.out, HasSubstr("accuracy: ok"));
   const auto json = nlohmann::json::parse(ReadText(path("a.json")));
   ASSERT_EQ(json["scans"].size(), 3u);
@@ -339,7 +354,7 @@ TEST_F(ModelCommandsTest, BenchAccuracyComparesEveryLayersMemory) {
   line[7] = "100000";
   EXPECT_THAT(RunMnemo(line).err, HasSubstr("--tokens asks for 100000: give more shards"));
   Save("TRANSFORMER", "", "plain");
-  line[3] = path("plain"), line[7] = "130";
+  line[3] = path("plain"), line[7] = "100";
   EXPECT_THAT(RunMnemo(line).err, HasSubstr("a TRANSFORMER has no memory"));
 }
 

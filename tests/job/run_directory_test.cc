@@ -81,7 +81,7 @@ TEST_F(RunDirectoryTest, BelongsToOneProcessAtATime) {
     ASSERT_OK(live);
     const RunDirectory copy = *live;
     EXPECT_THAT(Failure(Open()),
-                HasSubstr(fmt::format("{} is in use: process {} on {} trains into it", path_,
+                HasSubstr(fmt::format("{} is in use: process {} on {} writes into it", path_,
                                       ::getpid(), HostName())));
   }
   ASSERT_OK(Open());

@@ -92,6 +92,49 @@ TEST_F(RunStartTest, ADamagedCheckpointIsAnErrorIfStrictOrIfThereIsNoOther) {
   EXPECT_EQ(Decide(config_, std::nullopt, true)->step, 0);
 }
 
+// A manifest that is gone is damage like any other: nothing begins again in its place.
+TEST_F(RunStartTest, ALostManifestIsDamage) {
+  const auto lose = [&](int64_t step) {
+    std::filesystem::remove(
+        fmt::format("{}/step-{:012}/manifest.pb", directory_.checkpoints_path(), step));
+  };
+  Save(2);
+  Save(3);
+  WriteMetrics();
+  lose(3);
+  EXPECT_EQ(Decide(config_)->step, 2);
+  EXPECT_THAT(Failure(DecideStart(fs_, directory_, {config_, data_, false, std::nullopt, true})),
+              HasSubstr("step-000000000003: its manifest.pb is missing; without --strict"));
+  lose(2);
+  EXPECT_THAT(Failure(Decide(config_)), HasSubstr("holds no whole checkpoint"));
+  EXPECT_TRUE(directory_.HasMetrics());
+}
+
+// What cannot be read now may be whole: neither passed over nor begun again.
+TEST_F(RunStartTest, WhatCannotBeReadEndsTheRun) {
+  Save(2);
+  Save(3);
+  const std::string manifest = directory_.checkpoints_path() + "/step-000000000003/manifest.pb";
+  std::filesystem::remove(manifest);
+  std::filesystem::create_symlink("manifest.pb", manifest);  // of itself: ELOOP
+  EXPECT_THAT(Failure(Decide(config_)), HasSubstr(manifest + ": Too many levels"));
+  std::filesystem::rename(directory_.checkpoints_path(), scratch_ / "elsewhere");
+  std::filesystem::create_directory_symlink(scratch_ / "unmounted", directory_.checkpoints_path());
+  EXPECT_THAT(Failure(Decide(config_)), HasSubstr("cannot list " + directory_.checkpoints_path()));
+}
+
+// They have been read: a run that goes on need not name them.
+TEST_F(RunStartTest, InitialWeightsNeedNotBeNamedAgain) {
+  v1::RunConfig begun = config_;
+  begun.mutable_train()->set_init_from("/some/model");
+  std::swap(config_, begun);
+  Save(2);
+  EXPECT_EQ(Decide(config_)->step, 2);
+  EXPECT_EQ(Decide(begun)->step, 2);
+  begun.mutable_train()->set_init_from("/another/model");
+  EXPECT_THAT(Failure(Decide(begun)), HasSubstr("train.init_from was \"/some/model\" there"));
+}
+
 TEST_F(RunStartTest, WhereTheCoordinatorSays) {
   ASSERT_OK(Decide(config_, 0));
   Save(2);

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "src/ckpt/checkpoint_directory.h"
 #include "src/ckpt/checkpoint_reader.h"
 #include "src/core/status.h"
@@ -207,6 +209,26 @@ TEST_F(TrainingCheckpointTest, AFailedSaveIsKnownToAllAndHarmsNothing) {
   const auto entries = ListCheckpoints(FileSystem::Posix(), checkpoints);
   ASSERT_TRUE(entries.ok());
   EXPECT_NE(FindNewest(*entries), nullptr);
+}
+
+// What has been written is of no use and would keep a full disk full.
+TEST_F(TrainingCheckpointTest, ACommitThatFailsLeavesNothing) {
+  const std::string checkpoints = directory_ / "checkpoints";
+  FailingFileSystem fs;
+  fs.renames_fail = true;
+  std::vector<absl::Status> saves(2);
+  const absl::Status status = RunOnThreads(2, {}, [&](Transport& transport) -> absl::Status {
+    const v1::RunConfig config = Config();
+    MNEMO_ASSIGN_OR_RETURN(auto ranks, Ranks::Create(transport, {1, 2, 1}));
+    RandomSource source(config, {0, 1, ranks->rank(), 2, 2, 2});
+    MNEMO_ASSIGN_OR_RETURN(auto trainer, Trainer::Create(config, source, *ranks));
+    saves[ranks->rank()] = SaveTraining(fs, checkpoints, {}, *trainer).status();
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_FALSE(saves[0].ok());
+  EXPECT_EQ(saves[0], saves[1]);
+  EXPECT_TRUE(std::filesystem::is_empty(checkpoints));
 }
 
 }  // namespace
