@@ -94,11 +94,20 @@ bool CheckOptions(const Network& network, int chunk, bool backward) {
   check("no forgetting, clamp, resets", one, 6);
   Case rows = with(false, 0, false);
   rows.shape.row_scale = true;
-  const bool biased = MemoryScanSupports(rows.shape);
+  check("row scale", rows, 6);
+  rows.shape.clamp = median;
+  check("row scale, clamp", rows, 6);
+  rows = with(true, median, true);
+  rows.shape.row_scale = true, rows.shape.tokens -= 7;
+  rows.shape.residual = !rows.shape.residual;
+  check("row scale, last chunk short, all", rows, 6);
+  rows.shape.gelu = rows.shape.depth > 1;
+  rows.momentum = false, rows.forgetting = false, rows.shape.towards_initial = false;
+  check("row scale, no momentum, no forgetting", rows, 6);
+  Case biases = with(false, 0, false);
+  biases.shape.biases = true;
+  const bool biased = MemoryScanComputes(biases.shape);
   if (biased) {
-    check("row scale", rows, 6);
-    Case biases = with(false, 0, false);
-    biases.shape.biases = true;
     check("biases", biases, 6);
     biases.shape.clamp = median;
     check("biases, clamp", biases, 6);
@@ -112,7 +121,7 @@ bool CheckOptions(const Network& network, int chunk, bool backward) {
     check("biases, row scale, no momentum, no forgetting", biases, 6);
   }
   Case many = with(true, median, true);
-  many.shape.biases = many.shape.row_scale = biased;
+  many.shape.biases = biased, many.shape.row_scale = true;
   // Every sequence is compared, as W_0's gradient needs them.
   many.shape.batch = many.shape.heads = 4, many.shape.tokens = 70 * chunk;
   const Streams streams;

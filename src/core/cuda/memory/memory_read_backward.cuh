@@ -198,10 +198,10 @@ __global__ void __launch_bounds__(128, kOptions ? 1 : 2)
   copy_rows_async(s.h, p.dy.at(seg, sequence, first), p.dy.token_stride, count, thread);
   copy_rows_async(s.x, p.common.q.at(seg, sequence, first), p.common.q.token_stride, count, thread);
   copy_commit();
-  load_gates<kOptions>(s.gates, p.common, sequence, block % seg.chunks, thread);
+  load_gates<kOptions, kOptions>(s.gates, p.common, sequence, block % seg.chunks, thread);
   if (thread < kTile) s.gain[thread] = p.common.gain[sequence % seg.heads * kTile + thread];
   __syncthreads();
-  fill_g(s.gates, warp);
+  fill_g<kOptions>(s.gates, warp);
   copy_wait<0>();
   __syncthreads();
   last_layer_backward(p, s, block);

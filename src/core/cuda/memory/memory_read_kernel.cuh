@@ -40,13 +40,13 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
   copy_rows_async(s.d2, p.common.v.at(seg, sequence, first), p.common.v.token_stride, count,
                   thread);
   copy_commit();
-  load_gates<kOptions>(s.gates, p.common, sequence, block % seg.chunks, thread);
+  load_gates<kOptions, kOptions>(s.gates, p.common, sequence, block % seg.chunks, thread);
   if (thread < kTile) {
     s.gain[thread] = p.common.gain[sequence % seg.heads * kTile + thread];
     s.bias[thread] = p.common.bias[sequence % seg.heads * kTile + thread];
   }
   __syncthreads();
-  fill_g(s.gates, warp);
+  fill_g<kOptions>(s.gates, warp);
   copy_wait<0>();
   fence_async();
   __syncthreads();
