@@ -46,6 +46,8 @@ struct Case {
   cudaStream_t side_streams[2] = {nullptr, nullptr};
 };
 
+// The shape without layer norm.
+MemoryScanShape BareShape(MemoryScanShape shape);
 // The shape of depth 1: no layer norm, no residual.
 MemoryScanShape FlatShape(MemoryScanShape shape);
 // The same with both.

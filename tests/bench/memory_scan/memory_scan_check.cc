@@ -66,6 +66,10 @@ int main(int argc, char** argv) {
     mnemo::MemoryScanShape options = Shape(1, 150, 2);
     options.towards_initial = options.resets = true, options.clamp = 60;
     Run(options, backward);
+    Run(BareShape(options), backward);
+    options.row_scale = true;
+    Run(options, backward);
+    options.row_scale = false;
     Run(FlatNormShape(Shape(1, 150, 2)), backward);
     Run(FlatShape(options), backward);
     Run(FlatNormShape(options), backward);

@@ -18,6 +18,7 @@ struct Network {
   float median_clamp, strong_clamp;
 };
 constexpr Network kDeep{"depth 2", [](MemoryScanShape s) { return s; }, 60, 15};
+constexpr Network kDeepBare{"depth 2 without norm", BareShape, 9.5f, 5};
 constexpr Network kFlat{"depth 1", FlatShape, 5, 1.5f};
 constexpr Network kFlatNorm{"depth 1 with norm", FlatNormShape, 9, 2.5f};
 
@@ -149,7 +150,7 @@ bool CheckAll(bool backward, int only_chunk) {
   const Streams streams;
   for (const int chunk : {64, 32, 16}) {
     if (only_chunk != 0 && only_chunk != chunk) continue;
-    for (const Network& network : {kDeep, kFlat, kFlatNorm}) {
+    for (const Network& network : {kDeep, kDeepBare, kFlat, kFlatNorm}) {
       good = CheckChunk(network, chunk, backward) && good;
       good = CheckOptions(network, chunk, backward) && good;
     }

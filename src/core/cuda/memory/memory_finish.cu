@@ -277,6 +277,7 @@ void launch_finish_segment(const CommonParams& p, const Rows& dk, const Rows& dv
   const int blocks = p.segment.sequences * p.segment.chunks;
   key_gradient_kernel<<<blocks, 128, 0, stream>>>({p, dk, dv, kept});
   gate_gradient<WideLayout>(p, dgates, kept, stream);
+  if (p.gain == nullptr) return;
   norm_reads_kernel<WideLayout>
       <<<p.segment.sequences, 128, 0, stream>>>(p.segment, kept, norm_reads, first);
 }

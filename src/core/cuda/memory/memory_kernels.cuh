@@ -135,6 +135,21 @@ struct CommonParams {
   Options options;
 };
 
+// The head's gains and biases of the norm, by threads 0 .. 63; ones and zeros where rules with
+// options have no norm.
+template <bool kOptions>
+__device__ inline void load_norm_or_ones(float* gain, float* bias, const CommonParams& p,
+                                         int head) {
+  const int thread = threadIdx.x;
+  if (thread >= kTile) return;
+  if (kOptions && p.gain == nullptr) {
+    gain[thread] = 1, bias[thread] = 0;
+  } else {
+    gain[thread] = p.gain[head * kTile + thread];
+    bias[thread] = p.bias[head * kTile + thread];
+  }
+}
+
 // What the backward kernels hand each other, one record of kKeptTiles tiles a block. "fragment"
 // tiles are in the order of a warpgroup's registers (store_fragment), "image" tiles are swizzled
 // as in shared memory. [token, hidden] and [token, f] throughout, weights [hidden, f].

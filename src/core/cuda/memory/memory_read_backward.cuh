@@ -102,7 +102,7 @@ __device__ void initial_adjoint(const Params& p, SharedStorage<true>& s, int blo
 
 // dy, in s.h, back through the layer norm and the last layer's masked product: dZ to s.dz, M to
 // s.m2, and the adjoint of D2 to the record. Begins with G filled and D2 on its way to s.m2.
-template <typename Storage>
+template <bool kOptions, typename Storage>
 __device__ void last_layer_backward(const Params& p, Storage& s, int block) {
   const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
   const int row = 16 * warp + lane / 4, col = 2 * (lane & 3);
@@ -135,7 +135,7 @@ __device__ void last_layer_backward(const Params& p, Storage& s, int block) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) acc[4 * j + 2 * i] *= gain.x, acc[4 * j + 2 * i + 1] *= gain.y;
   }
-  project(acc, xhat, r);
+  if (!kOptions || p.common.gain != nullptr) project(acc, xhat, r);
   to_frag(frag, acc);
   store_frag(s.dz, frag);
   fence_async();
@@ -199,12 +199,15 @@ __global__ void __launch_bounds__(128, kOptions ? 1 : 2)
   copy_rows_async(s.x, p.common.q.at(seg, sequence, first), p.common.q.token_stride, count, thread);
   copy_commit();
   load_gates<kOptions, kOptions>(s.gates, p.common, sequence, block % seg.chunks, thread);
-  if (thread < kTile) s.gain[thread] = p.common.gain[sequence % seg.heads * kTile + thread];
+  if (thread < kTile) {
+    const bool normed = !kOptions || p.common.gain != nullptr;
+    s.gain[thread] = normed ? p.common.gain[sequence % seg.heads * kTile + thread] : 1;
+  }
   __syncthreads();
   fill_g<kOptions>(s.gates, warp);
   copy_wait<0>();
   __syncthreads();
-  last_layer_backward(p, s, block);
+  last_layer_backward<kOptions>(p, s, block);
   float decay[2], push[2];  // A_t, B_t
 #pragma unroll
   for (int i = 0; i < 2; ++i) {

@@ -41,10 +41,8 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
                   thread);
   copy_commit();
   load_gates<kOptions, kOptions>(s.gates, p.common, sequence, block % seg.chunks, thread);
-  if (thread < kTile) {
-    s.gain[thread] = p.common.gain[sequence % seg.heads * kTile + thread];
-    s.bias[thread] = p.common.bias[sequence % seg.heads * kTile + thread];
-  }
+  load_norm_or_ones<kOptions>(s.gain, s.bias, p.common, sequence % seg.heads);
+  const bool normed = !kOptions || p.common.gain != nullptr;
   __syncthreads();
   fill_g<kOptions>(s.gates, warp);
   copy_wait<0>();
@@ -98,8 +96,9 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
   }
   // Deltas of the last layer.
   {
-    float r[2];
-    normalize(y, p.common.epsilon, r);
+    float r[2] = {1, 1};
+    if (kOptions) settle(y);
+    if (normed) normalize(y, p.common.epsilon, r);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const float2 gain = *reinterpret_cast<const float2*>(s.gain + 8 * j + col);
@@ -123,7 +122,7 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
       p.kept.floats(block, kept::kInvDeviation)[row] = r[0];
       p.kept.floats(block, kept::kInvDeviation)[row + 8] = r[1];
     }
-    project(acc, y, r);
+    if (normed) project(acc, y, r);
     Frag d;
     to_frag(d, acc);
     __syncwarp();
@@ -249,8 +248,9 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
   product<-1, true>(y, masked, s.d2, true);
   wgmma_commit();
   wgmma_wait<0>();
-  float r[2];
-  normalize(y, p.common.epsilon, r);
+  float r[2] = {1, 1};
+  if (kOptions) settle(y);
+  if (normed) normalize(y, p.common.epsilon, r);
   if (kKeep) {
     store_floats(p.kept.tile(block, kept::kOutput), y);
     if ((lane & 3) == 0) {

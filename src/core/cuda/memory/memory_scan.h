@@ -47,8 +47,10 @@ struct MemoryScanShape {
   bool row_scale = false;
   bool biases = false;  // W1 x + c1, W2 h + c2
 
+  // Without options, one of which is depth 2 without a norm.
   bool plain() const {
-    return !towards_initial && !(clamp > 0) && !resets && !row_scale && !biases;
+    return (norm || depth == 1) && !towards_initial && !(clamp > 0) && !resets && !row_scale &&
+           !biases;
   }
 };
 

@@ -238,6 +238,11 @@ __device__ void delta_backward(const Params& p, const SharedStorage& s, const St
     ds[0] += x.x, ds[1] += x.y, ds[2] += x.z, ds[3] += x.w;
   }
   if (kOptions && p.common.options.clamps()) kappa = clamp_backward(p, stage, block, row, ds);
+  if (kOptions && p.common.gain == nullptr) {  // the delta is the error, which is o + ..
+#pragma unroll
+    for (int i = 0; i < 4; ++i) d_o[i] = derr[i] = ds[i];
+    return;
+  }
   const float residual = p.common.residual ? 1 : 0;
   float error[4], gg[4], m1 = 0, m2 = 0, n1 = 0, n2 = 0, dd = 0;
 #pragma unroll

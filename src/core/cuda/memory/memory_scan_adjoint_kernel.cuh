@@ -73,10 +73,7 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
   const int last_row =
       static_cast<int>(min(seg.tokens - 1 - seg.first_token, int64_t{seg.chunks} * seg.chunk - 1));
   prefetch(p, s, sequence, rank, 0, keys, last_row);
-  if (thread < kTile) {
-    s.gain[thread] = p.common.gain[sequence % seg.heads * kTile + thread];
-    s.bias[thread] = p.common.bias[sequence % seg.heads * kTile + thread];
-  }
+  load_norm_or_ones<kOptions>(s.gain, s.bias, p.common, sequence % seg.heads);
   store_adjoint();
   copy_wait<0>();
   fence_async();

@@ -86,12 +86,16 @@ struct TokenDelta {
     fixed_sum = token_sum((fixed[0] + fixed[1]) + (fixed[2] + fixed[3]));
   }
 
+  // Without a norm, gains of one and biases of zero, the delta is the error itself.
   template <typename Storage>
-  __device__ uint2 finish(const Storage& s, int local, float epsilon) const {
+  __device__ uint2 finish(const Storage& s, int local, float epsilon, bool normed) const {
     const int f = 4 * (threadIdx.x & 15);
     const float4 mine = *reinterpret_cast<const float4*>(&s.part[0][local][f]);
     const float4 other = *reinterpret_cast<const float4*>(&s.part[1][local][f]);
     const float o[4] = {mine.x + other.x, mine.y + other.y, mine.z + other.z, mine.w + other.w};
+    if (!normed)
+      return make_uint2(pack(o[0] + fixed[0], o[1] + fixed[1]),
+                        pack(o[2] + fixed[2], o[3] + fixed[3]));
     float sum = 0, square = 0, first = 0, second = 0, cross = 0;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {

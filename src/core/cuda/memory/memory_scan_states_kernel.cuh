@@ -40,13 +40,10 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     if (o.reset(sequence / seg.heads, chunk))
       reset_state(o, sequence % seg.heads, hidden_slice, layer, w, m);
   };
-  const bool clamps = kOptions && o.clamps();
+  const bool clamps = kOptions && o.clamps(), normed = !kOptions || p.common.gain != nullptr;
   const Prefetcher prefetcher(p, sequence);
   prefetcher.start(p, s, sequence, rank, 0);
-  if (thread < kTile) {
-    s.gain[thread] = p.common.gain[sequence % seg.heads * kTile + thread];
-    s.bias[thread] = p.common.bias[sequence % seg.heads * kTile + thread];
-  }
+  load_norm_or_ones<kOptions>(s.gain, s.bias, p.common, sequence % seg.heads);
   if (thread == 0) {
     // One arrival announces the other CTA's bytes, the rest are this CTA's warps.
     mbar_init(&s.part_bar, 1 + 8);
@@ -147,7 +144,7 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     delta.prepare(s, k_tile, s.v[parity], own_row, local, p.common.residual);
     mbar_wait(&s.part_bar, parity);
     {
-      const uint2 d = delta.finish(s, local, p.common.epsilon);
+      const uint2 d = delta.finish(s, local, p.common.epsilon, normed);
       *reinterpret_cast<uint2*>(d2_here) = d;
       send(d2_there, d, d2_bar_there);
       __syncwarp();
