@@ -46,8 +46,6 @@ double WorstRow(const Mat& got, const Mat& want) {
   return std::sqrt(worst / norm);
 }
 
-constexpr double kNotHeld = INFINITY;
-
 struct Row {
   const char* name;
   double error, rounded, tolerance;  // rounded: the error of exact arithmetic on rounded operands
@@ -276,9 +274,7 @@ void CompareGates(const Case& c, const std::vector<Gradients>& got,
   };
   compare("dtheta", &Gradients::theta, kTolerance);
   if (c.momentum) compare("deta", &Gradients::eta, kTolerance);
-  // At depth 1 with a norm it is looked at, but not held: the op composes these rules.
-  const bool held = c.shape.depth > 1 || !c.shape.norm;
-  if (c.forgetting) compare("dalpha", &Gradients::alpha, held ? kAlphaTolerance : kNotHeld);
+  if (c.forgetting) compare("dalpha", &Gradients::alpha, kAlphaTolerance);
 }
 
 uint64_t RunOnce(const Case& c, DeviceCase& d) {

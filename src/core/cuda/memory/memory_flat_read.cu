@@ -6,10 +6,10 @@
 namespace mnemo::memory {
 namespace {
 
-template <bool kBackward, bool kOptions, bool kNorm>
+template <bool kBackward, bool kOptions, bool kNorm, bool kAlpha>
 __global__ void __launch_bounds__(128, 2) flat_read_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(1024) char raw[];
-  using Storage = SharedStorage<kBackward, kOptions, kNorm>;
+  using Storage = SharedStorage<kBackward, kOptions, kNorm, kAlpha>;
   Storage& s = *reinterpret_cast<Storage*>(raw);
   const Options& o = p.common.options;
   const Segment& seg = p.common.segment;
@@ -92,10 +92,10 @@ __global__ void __launch_bounds__(128, 2) flat_read_kernel(const __grid_constant
   }
   fence_async();
   __syncthreads();
-  if constexpr (!kBackward || kNorm) read_state<kOptions>(acc, s, masked, factors, biased);
+  if constexpr (!kBackward || kNorm) read_state<kOptions, kAlpha>(acc, s, masked, factors, biased);
   if constexpr (kBackward) {
-    if constexpr (kNorm) norm_backward(p, s, block, acc);
-    reads_backward<kOptions>(p, s, block, r, factors, acc);
+    if constexpr (kNorm) norm_backward<kAlpha>(p, s, block, acc);
+    reads_backward<kOptions, kAlpha>(p, s, block, r, factors, acc);
     add_rows(acc, kNorm ? s.dy : s.dz, residual);
   } else {
     if constexpr (kNorm) {
@@ -113,11 +113,11 @@ __global__ void __launch_bounds__(128, 2) flat_read_kernel(const __grid_constant
   write_rows(out.at(seg, sequence, first), out.token_stride, s.k, count, thread);
 }
 
-template <bool kBackward, bool kOptions, bool kNorm>
+template <bool kBackward, bool kOptions, bool kNorm, bool kAlpha = false>
 void launch(const Params& p, cudaStream_t stream) {
-  constexpr int kBytes = sizeof(SharedStorage<kBackward, kOptions, kNorm>);
+  constexpr int kBytes = sizeof(SharedStorage<kBackward, kOptions, kNorm, kAlpha>);
   static_assert(2 * (kBytes + 1024) <= 228 * 1024);
-  const auto kernel = flat_read_kernel<kBackward, kOptions, kNorm>;
+  const auto kernel = flat_read_kernel<kBackward, kOptions, kNorm, kAlpha>;
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   kernel<<<p.common.segment.sequences * p.common.segment.chunks, 128, kBytes, stream>>>(p);
 }
@@ -134,8 +134,12 @@ void launch_flat_read(const CommonParams& p, const Rows& y, cudaStream_t stream)
 void launch_flat_read_backward(const CommonParams& p, const Rows& dy, const Rows& dq,
                                const FlatKept& kept, cudaStream_t stream) {
   with_flat_instance(p, [&](auto options, auto norm) {
-    launch<true, decltype(options)::value, decltype(norm)::value>(
-        {p, dy, dq, kept, {p.options.kept.base}}, stream);
+    constexpr bool kOptions = decltype(options)::value, kNorm = decltype(norm)::value;
+    const Params params{p, dy, dq, kept, {p.options.kept.base}};
+    if constexpr (kNorm) {
+      if (p.gates.alpha != nullptr) return launch<true, kOptions, true, true>(params, stream);
+    }
+    launch<true, kOptions, kNorm>(params, stream);
   });
 }
 

@@ -7,8 +7,17 @@
 namespace mnemo::memory {
 namespace {
 
-template <bool kBackward, bool kOptions, bool kNorm>
-struct SharedStorage {
+struct LowStorage {
+  alignas(1024) bf16 low[kTileElements];  // what dz's tile leaves of dz
+};
+struct NoStorage {};
+
+// kAlpha: of a backward pass with norm, where the rule forgets. The norm makes <dz, z> zero for
+// every token, so that of alpha's gradient, a sum of the shares of <dz, z>, little remains: there
+// z's operands may not be rounded, nor dz, which is the sum of two tiles.
+template <bool kBackward, bool kOptions, bool kNorm, bool kAlpha>
+struct SharedStorage : std::conditional_t<kAlpha, LowStorage, NoStorage> {
+  static_assert(!kAlpha || (kBackward && kNorm));
   static constexpr int kUnused = 512;                // elements, so that tiles behind stay aligned
   alignas(1024) bf16 state[2][kTileElements];        // W, S [out, in]; then A_t dz_t, B_t dz_t
   bf16 initial[kOptions ? kTileElements : kUnused];  // W_0; then (1 - A_t) dz_t
@@ -87,20 +96,51 @@ struct RowFactors {
   float decay[2], push[2], fade[2];  // A_t, B_t, 1 - A_t or 0
 };
 
-// Z = A Q W^T + B Q S^T + (1 - A) Q W_0^T - (G o Q K^T) D. Rules with options always go through
-// W_0, with zeros where nothing forgets towards it.
+// A Q W^T + B Q S^T + (1 - A) Q W_0^T, scaled in fp32.
 template <bool kOptions, typename Storage>
+__device__ void read_unrounded(Acc& z, const Storage& s, const RowFactors& factors) {
+  Acc x;
+  wgmma_fence();
+  product<1, false, false>(z, s.q, s.state[0], false);
+  product<1, false, false>(x, s.q, s.state[1], false);
+  wgmma_commit();
+  wgmma_wait<0>();
+  settle(z), settle(x);
+#pragma unroll
+  for (int i = 0; i < 32; ++i) {
+    const int k = (i >> 1) & 1;
+    z[i] = fmaf(factors.decay[k], z[i], factors.push[k] * x[i]);
+  }
+  if constexpr (kOptions) {
+    wgmma_fence();
+    product<1, false, false>(x, s.q, s.initial, false);
+    wgmma_commit();
+    wgmma_wait<0>();
+    settle(x);
+#pragma unroll
+    for (int i = 0; i < 32; ++i) z[i] = fmaf(factors.fade[(i >> 1) & 1], x[i], z[i]);
+  }
+}
+
+// Z = A Q W^T + B Q S^T + (1 - A) Q W_0^T - (G o Q K^T) D. Rules with options always go through
+// W_0, with zeros where nothing forgets towards it. With kAlpha rows are scaled after the products.
+template <bool kOptions, bool kAlpha, typename Storage>
 __device__ void read_state(Acc& z, const Storage& s, const Frag& masked, const RowFactors& factors,
                            bool biased) {
-  Frag q, scaled, faded;
-  load_frag(q, s.q);
-  scale_rows(scaled, q, factors.decay);
-  if constexpr (kOptions) scale_rows(faded, q, factors.fade);
-  scale_rows(q, q, factors.push);
-  wgmma_fence();
-  product<1, false>(z, scaled, s.state[0], false);
-  product<1, false>(z, q, s.state[1], true);
-  if constexpr (kOptions) product<1, false>(z, faded, s.initial, true);
+  if constexpr (kAlpha) {
+    read_unrounded<kOptions>(z, s, factors);
+    wgmma_fence();
+  } else {
+    Frag q, scaled, faded;
+    load_frag(q, s.q);
+    scale_rows(scaled, q, factors.decay);
+    if constexpr (kOptions) scale_rows(faded, q, factors.fade);
+    scale_rows(q, q, factors.push);
+    wgmma_fence();
+    product<1, false>(z, scaled, s.state[0], false);
+    product<1, false>(z, q, s.state[1], true);
+    if constexpr (kOptions) product<1, false>(z, faded, s.initial, true);
+  }
   product<-1, true>(z, masked, s.d, true);
   wgmma_commit();
   wgmma_wait<0>();
@@ -114,7 +154,7 @@ __device__ void read_state(Acc& z, const Storage& s, const Frag& masked, const R
 }
 
 // dy back through the norm of the reads z, into dz, with the norm's gradients.
-template <typename Storage>
+template <bool kAlpha, typename Storage>
 __device__ void norm_backward(const Params& p, Storage& s, int block, Acc& z) {
   const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
   const int row = 16 * warp + lane / 4, col = 2 * (lane & 3);
@@ -143,6 +183,14 @@ __device__ void norm_backward(const Params& p, Storage& s, int block, Acc& z) {
   Frag frag;
   to_frag(frag, dz);
   store_frag(s.dz, frag);
+  if constexpr (kAlpha) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const float2 high = unpack(frag[i]);
+      frag[i] = pack(dz[2 * i] - high.x, dz[2 * i + 1] - high.y);
+    }
+    store_frag(s.low, frag);
+  }
   fence_async();
   __syncthreads();
   const float* parts = s.norm_parts[thread / kTile] + thread % kTile;
@@ -152,7 +200,7 @@ __device__ void norm_backward(const Params& p, Storage& s, int block, Acc& z) {
 
 // The biases' part of the reads' adjoint: of A and B, added to da and db, and by warp of the
 // biases.
-template <typename Storage>
+template <bool kAlpha, typename Storage>
 __device__ void biases_backward(const Options& o, Storage& s, const Frag& dz,
                                 const RowFactors& factors, float (&da)[2], float (&db)[2]) {
   const int col = 2 * (threadIdx.x & 3);
@@ -162,7 +210,12 @@ __device__ void biases_backward(const Options& o, Storage& s, const Frag& dz,
   for (int j = 0; j < 8; ++j) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const float2 v = unpack(dz[2 * j + i]);
+      float2 v = unpack(dz[2 * j + i]);
+      if constexpr (kAlpha) {
+        const int lane = threadIdx.x & 31, row = 16 * (threadIdx.x >> 5) + lane / 4 + 8 * i;
+        const float2 low = tile_pair(s.low, row, 8 * j + col);
+        v.x += low.x, v.y += low.y;
+      }
       x[4 * j + 2 * i] = v.x, x[4 * j + 2 * i + 1] = v.y;
 #pragma unroll
       for (int which = 0; which < 3; ++which) {
@@ -184,7 +237,7 @@ __device__ void biases_backward(const Options& o, Storage& s, const Frag& dz,
 }
 
 // The reads' adjoint from dz. r = Q K^T; the mask's tile holds G o r.
-template <bool kOptions, typename Storage>
+template <bool kOptions, bool kAlpha, typename Storage>
 __device__ void reads_backward(const Params& p, Storage& s, int block, const Acc& r,
                                const RowFactors& factors, Acc& dq) {
   const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
@@ -192,10 +245,15 @@ __device__ void reads_backward(const Params& p, Storage& s, int block, const Acc
   Acc t, zs, dd;
   wgmma_fence();
   product<1, false, false>(t, s.dz, s.d, false);
+  if constexpr (kAlpha) product<1, false, false>(t, s.low, s.d, true);
   product<-1, true, true>(dd, s.mask, s.dz, false);
   wgmma_commit();
   product<1, false, true>(dq, s.dz, s.state[0], false);
   product<1, false, true>(zs, s.dz, s.state[1], false);
+  if constexpr (kAlpha) {
+    product<1, false, true>(dq, s.low, s.state[0], true);
+    product<1, false, true>(zs, s.low, s.state[1], true);
+  }
   wgmma_commit();
   wgmma_wait<1>();
   settle(t), settle(dd);
@@ -214,6 +272,7 @@ __device__ void reads_backward(const Params& p, Storage& s, int block, const Acc
   if constexpr (kOptions) {
     wgmma_fence();
     product<1, false, true>(zi, s.dz, s.initial, false);
+    if constexpr (kAlpha) product<1, false, true>(zi, s.low, s.initial, true);
     wgmma_commit();
     wgmma_wait<0>();
     settle(zi);
@@ -235,7 +294,7 @@ __device__ void reads_backward(const Params& p, Storage& s, int block, const Acc
     if (p.common.options.towards_initial) da[0] -= along[0], da[1] -= along[1];
     if (p.common.options.biases) {
       load_frag(f, s.dz);
-      biases_backward(p.common.options, s, f, factors, da, db);
+      biases_backward<kAlpha>(p.common.options, s, f, factors, da, db);
     }
   }
 #pragma unroll
