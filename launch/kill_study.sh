@@ -119,13 +119,16 @@ await_step() {
 
 saving() { compgen -G "$run/checkpoints/*.tmp" >/dev/null; }
 
-# Until a save is under way, for some of it; two seconds at most, or until the job ends.
-await_save() {
-  local until=$(($(now) + 2000000000))
+# Kills all of the job that runs now in the middle of its next save; nothing if none comes within two
+# seconds. kill_job does the rest.
+kill_in_save() {
+  local until=$(($(now) + 2000000000)) all
+  mapfile -t all < <(processes)
   until saving; do
     if (($(now) >= until)) || ! kill -0 "$job" 2>/dev/null; then return 0; fi
   done
-  sleep "0.0$((RANDOM % 30 + 10))"
+  sleep "0.00$((RANDOM % 10))"
+  kill -KILL "${all[@]}" 2>/dev/null || true
 }
 
 step_lines() { if [[ -e "$run/metrics.jsonl" ]]; then wc -l <"$run/metrics.jsonl"; else echo 0; fi; }
@@ -196,7 +199,7 @@ main() {
       if ((moment > 3 * first)); then
         await_step "$lines" "$patience" || fail "the job takes no step any more"
       fi
-      if ((kills % 2 == 1)); then await_save; fi
+      if ((kills % 2 == 1)); then kill_in_save; fi
       kill_job
       count "$lines"
     fi
