@@ -70,18 +70,23 @@ run_alone() {
     die "one host: $(cat "$scratch/alone.log")"
 }
 
-# run_on HOSTS: as many hosts, four ranks; each host has its share of them, and the losses are those of
-# one host.
-run_on() {
-  local hosts="$1" run="$scratch/hosts$1" i job
+# start_on HOSTS RUN: four ranks on as many hosts, in the background; sets `job`.
+start_on() {
+  local hosts="$1" run="$2" i
   for ((i = 1; i <= hosts; ++i)); do
     echo "host$i slots=$((4 / hosts))"
-  done >"$scratch/hostfile"
+  done >"$scratch/hostfile$hosts"
   "$scratch/on" host1 MNEMO="$mnemo" "$root/launch/mpirun.sh" "$scratch/job.textproto" \
-    --hostfile "$scratch/hostfile" --run-dir "$run" --shards "$scratch/shards" --mpi \
+    --hostfile "$scratch/hostfile$hosts" --run-dir "$run" --shards "$scratch/shards" --mpi \
     "'--mca plm_rsh_agent $scratch/on --mca btl_tcp_if_include eth0 --mca oob_tcp_if_include eth0'" \
     --mpi "'--mca btl_vader_single_copy_mechanism none'" >"$scratch/job.log" 2>&1 &
   job=$!
+}
+
+# run_on HOSTS: each host has its share of the ranks, and the losses are those of one host.
+run_on() {
+  local hosts="$1" run="$scratch/hosts$1" i job
+  start_on "$hosts" "$run"
   local ticks=600 seen=""
   while kill -0 "$job" 2>/dev/null && ((ticks-- > 0)); do
     "$scratch/on" host1 "$mnemo" status "$run" >"$scratch/status" 2>/dev/null || true
@@ -96,6 +101,24 @@ run_on() {
   diff <(losses "$scratch/alone") <(losses "$run") >&2 ||
     die "$hosts hosts: losses differ from those of one host"
   say "$hosts hosts: $((4 / hosts)) ranks on each, the losses of one host"
+}
+
+# A run that is stopped on two hosts and goes on, on four, from what those have saved.
+moved() {
+  local run="$scratch/moved" job
+  start_on 2 "$run"
+  until (($(wc -l 2>/dev/null <"$run/metrics.jsonl") >= 15)); do
+    kill -0 "$job" 2>/dev/null || die "ended before step 15: $(cat "$scratch/job.log")"
+    sleep 0.05
+  done 2>/dev/null
+  "$scratch/on" host1 "$mnemo" stop "$run" >/dev/null || die "cannot be stopped"
+  wait "$job" || die "stopped on two hosts: $(cat "$scratch/job.log")"
+  (($(wc -l <"$run/metrics.jsonl") < 60)) || die "was not stopped: it had ended"
+  start_on 4 "$run"
+  wait "$job" || die "going on, on four hosts: $(cat "$scratch/job.log")"
+  grep -q 'going on after step' "$scratch/job.log" || die "four hosts began again"
+  diff <(losses "$scratch/alone") <(losses "$run") >&2 || die "moved: losses differ from those of one host"
+  say "from 2 hosts to 4: the losses of one host"
 }
 
 main() {
@@ -118,6 +141,7 @@ END
   for hosts in "$@"; do
     run_on "$hosts"
   done
+  moved
 }
 
 main "$@"
