@@ -52,7 +52,7 @@ CheckpointEntry Inspect(FileSystem& fs, const std::string& path, const Checkpoin
   entry.name = name;
   if (name.temporary) {
     entry.state = CheckpointState::kLeftover;
-    entry.problem = NotFound("{}: was never finished", path);
+    entry.problem = NotFound("{}: is being written or removed, or was never finished", path);
     return entry;
   }
   if (name.damaged) {

@@ -136,8 +136,8 @@ absl::Status Verify(const CkptFlags& flags) {
     return absl::OkStatus();
   }
   return DataLoss(
-      "{} is damaged ({} problems); use an older checkpoint, `mnemo ckpt ls` lists them", directory,
-      result.problems.size());
+      "{} is damaged in {} place{}; use an older checkpoint, `mnemo ckpt ls` lists them", directory,
+      result.problems.size(), result.problems.size() == 1 ? "" : "s");
 }
 
 // The exit code.

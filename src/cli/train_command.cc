@@ -59,6 +59,9 @@ void PrintSummary(const TrainingRunResult& result) {
     fmt::print("memory: peak {}, planned {} ({:+.1f} %)\n", PrintBytes(result.peak_bytes),
                PrintBytes(result.planned_bytes), 100 * (share - 1));
   }
+  if (result.failed_saves > 0) {
+    fmt::print("{} of the saves failed; the log says why\n", result.failed_saves);
+  }
   if (!result.checkpoint.empty()) fmt::print("checkpoint in {}\n", result.checkpoint);
   fmt::print("model in {}\n", result.model_directory);
 }

@@ -79,6 +79,7 @@ class RunCheckpoints {
   int64_t saved_step() const { return saved_step_; }  // of the newest checkpoint; 0: none
   // The newest one's directory, if this run has written one.
   const std::string& newest() const { return newest_; }
+  int64_t failed() const { return failed_; }  // saves of this process
 
  private:
   using Clock = std::chrono::steady_clock;

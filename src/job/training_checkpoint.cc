@@ -146,7 +146,8 @@ absl::StatusOr<std::string> WriteTraining(FileSystem& fs, const std::string& che
     if (!ranks.first()) return Unneeded();
     return BeginCheckpoint(fs, checkpoints, saved->manifest.training().step());
   };
-  MNEMO_ASSIGN_OR_RETURN(const std::vector<std::string> begun, Exchange(ranks, group, begin()));
+  MNEMO_ASSIGN_OR_RETURN(const std::vector<std::string> begun,
+                         Exchange(ranks, group, AtTheDoor(begin)));
   const std::string& temporary = begun[0];
   const auto write = [&]() -> absl::StatusOr<std::string> {
     MNEMO_ASSIGN_OR_RETURN(const v1::CheckpointFragment fragment,
@@ -158,9 +159,10 @@ absl::StatusOr<std::string> WriteTraining(FileSystem& fs, const std::string& che
     if (ranks.first()) AbandonCheckpoint(fs, temporary);
     return written.status();
   }
-  const auto committed =
-      Exchange(ranks, group,
-               ranks.first() ? Commit(fs, temporary, *written, saved->manifest) : Unneeded());
+  const auto commit = [&] {
+    return ranks.first() ? Commit(fs, temporary, *written, saved->manifest) : Unneeded();
+  };
+  const auto committed = Exchange(ranks, group, AtTheDoor(commit));
   if (!committed.ok()) {
     if (ranks.first()) AbandonCheckpoint(fs, temporary);
     return committed.status();

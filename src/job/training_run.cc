@@ -200,6 +200,7 @@ absl::Status Run::Finish(absl::Status status) {
   if (model) MNEMO_RETURN_IF_ERROR(GatherModel(written));
   if (first) {
     result_.checkpoint = run_.checkpoints->newest();
+    result_.failed_saves = run_.checkpoints->failed();
     result_.losses = run_.record->losses();
     if (taken) written.Update(run_.record->WriteLossCurve());
     written.Update(run_.record->Close());

@@ -63,6 +63,7 @@ struct TrainingRunResult {
   // Of every step that was not skipped, and held-out; of earlier runs' steps, those recorded.
   LossCurves losses;
   int64_t skipped_steps = 0;
+  int64_t failed_saves = 0;   // of this process
   int64_t peak_bytes = 0;     // measured
   int64_t planned_bytes = 0;  // estimated, of the same
   double seconds = 0;         // from the first step to the last, evaluation included

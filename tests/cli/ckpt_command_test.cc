@@ -103,7 +103,7 @@ TEST_F(CkptCommandTest, VerifyNamesTheDamage) {
   EXPECT_THAT(bad.out, HasSubstr("BAD: " + newest_ + "/rank-00001.h5: piece "));
   EXPECT_THAT(bad.out, HasSubstr("note: " + newest_ + "/notes is not part of"));
   EXPECT_THAT(bad.out, Not(HasSubstr("verified")));
-  EXPECT_THAT(bad.err, HasSubstr("is damaged (1 problems)"));
+  EXPECT_THAT(bad.err, HasSubstr("is damaged in 1 place;"));
   const Result json = RunCkpt({"verify", newest_, "--json"});
   EXPECT_EQ(json.code, kExitError);
   const auto parsed = nlohmann::json::parse(json.out);

@@ -152,6 +152,7 @@ TEST_P(BackgroundSaveTest, AFailedOneIsToldAndCountedAndTrainingGoesOn) {
   const auto lines = Metrics("run");
   EXPECT_EQ(lines[1]["failed_saves"], 0);
   EXPECT_EQ(lines[4]["failed_saves"], 1) << "noticed by the next save at the latest";
+  EXPECT_EQ(result->failed_saves, 1);
 }
 
 // Also where it is not one that the run relies on.
