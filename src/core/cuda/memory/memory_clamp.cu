@@ -32,7 +32,7 @@ __device__ void load_slice_tiles(const CommonParams& p, const Kept& kept, Shared
 
 __global__ void __launch_bounds__(128)
     clamp_keys_kernel(const __grid_constant__ CommonParams p, Kept kept) {
-  extern __shared__ __align__(1024) char raw[];
+  MNEMO_SHARED_MEMORY(raw);
   SharedStorage& s = *reinterpret_cast<SharedStorage*>(raw);
   const Segment& seg = p.segment;
   const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
@@ -104,8 +104,8 @@ __global__ void __launch_bounds__(128)
 
 void launch_clamp_keys(const CommonParams& p, const Kept& kept, cudaStream_t stream) {
   constexpr int kBytes = sizeof(SharedStorage);
-  cudaFuncSetAttribute(clamp_keys_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  clamp_keys_kernel<<<p.segment.sequences * p.segment.chunks, 128, kBytes, stream>>>(p, kept);
+  launch_kernel(clamp_keys_kernel, {p.segment.sequences * p.segment.chunks, 128, kBytes}, stream, p,
+                kept);
 }
 
 }  // namespace mnemo::memory

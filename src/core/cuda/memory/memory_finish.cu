@@ -36,7 +36,7 @@ struct FlatLayout {
 };
 
 __global__ void __launch_bounds__(128) key_gradient_kernel(const __grid_constant__ Params p) {
-  __shared__ alignas(1024) bf16 tile[kTileElements];
+  __shared__ __align__(1024) bf16 tile[kTileElements];
   const Segment& seg = p.common.segment;
   const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
   const int row = 16 * warp + lane / 4, col = 2 * (lane & 3);
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(128)
     gate_gradient_kernel(Segment seg, MemoryScanGates gates, MemoryScanGates dgates,
                          typename Layout::Kept kept, const float* clamp, const float* row_scale,
                          float* drows) {
-  extern __shared__ __align__(16) char raw[];
+  MNEMO_SHARED_MEMORY(raw);
   GateStorage& s = *reinterpret_cast<GateStorage*>(raw);
   const int thread = threadIdx.x;
   const int head = blockIdx.x % seg.heads;  // neighbours touch the same sectors
@@ -251,12 +251,11 @@ __global__ void __launch_bounds__(128)
 template <typename Layout, bool kRows>
 void launch_gate_gradient(const CommonParams& p, const MemoryScanGates& dgates,
                           const typename Layout::Kept& kept, cudaStream_t stream) {
-  const auto kernel = gate_gradient_kernel<Layout, kRows>;
-  constexpr int kBytes = sizeof(GateStorage);
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   const Options& o = p.options;
-  kernel<<<p.segment.sequences * p.segment.chunks, 128, kBytes, stream>>>(
-      p.segment, p.gates, dgates, kept, o.clamps() ? o.clamp : nullptr, o.row_scale, o.drows);
+  launch_kernel(gate_gradient_kernel<Layout, kRows>,
+                {p.segment.sequences * p.segment.chunks, 128, sizeof(GateStorage)}, stream,
+                p.segment, p.gates, dgates, kept, o.clamps() ? o.clamp : nullptr, o.row_scale,
+                o.drows);
 }
 
 template <typename Layout>
@@ -275,36 +274,36 @@ void launch_finish_segment(const CommonParams& p, const Rows& dk, const Rows& dv
                            const MemoryScanGates& dgates, const Kept& kept, float* norm_reads,
                            bool first, cudaStream_t stream) {
   const int blocks = p.segment.sequences * p.segment.chunks;
-  key_gradient_kernel<<<blocks, 128, 0, stream>>>({p, dk, dv, kept});
+  launch_kernel(key_gradient_kernel, {blocks, 128}, stream, {p, dk, dv, kept});
   gate_gradient<WideLayout>(p, dgates, kept, stream);
   if (p.gain == nullptr) return;
-  norm_reads_kernel<WideLayout>
-      <<<p.segment.sequences, 128, 0, stream>>>(p.segment, kept, norm_reads, first);
+  launch_kernel(norm_reads_kernel<WideLayout>, {p.segment.sequences, 128}, stream, p.segment, kept,
+                norm_reads, first);
 }
 
 void launch_flat_finish(const CommonParams& p, const MemoryScanGates& dgates, const FlatKept& kept,
                         float* norm_reads, bool first, cudaStream_t stream) {
   gate_gradient<FlatLayout>(p, dgates, kept, stream);
   if (p.gain == nullptr) return;
-  norm_reads_kernel<FlatLayout>
-      <<<p.segment.sequences, 128, 0, stream>>>(p.segment, kept, norm_reads, first);
+  launch_kernel(norm_reads_kernel<FlatLayout>, {p.segment.sequences, 128}, stream, p.segment, kept,
+                norm_reads, first);
 }
 
 void launch_row_scale_parts(const CommonParams& p, float* row_parts, bool first,
                             cudaStream_t stream) {
-  row_scale_parts_kernel<<<kRowScaleParts, 256, 0, stream>>>(p.segment.sequences * p.segment.chunks,
-                                                             p.options.drows, row_parts, first);
+  launch_kernel(row_scale_parts_kernel, {kRowScaleParts, 256}, stream,
+                p.segment.sequences * p.segment.chunks, p.options.drows, row_parts, first);
 }
 
 void launch_finish_row_scale(const float* row_parts, const float* row_scale, int chunk, float* out,
                              cudaStream_t stream) {
-  finish_row_scale_kernel<<<1, kTile, 0, stream>>>(row_parts, row_scale, chunk, out);
+  launch_kernel(finish_row_scale_kernel, {1, kTile}, stream, row_parts, row_scale, chunk, out);
 }
 
 void launch_finish_norm(const Segment& segment, int parts, const float* norm_parts,
                         const float* norm_reads, float* dgain, float* dbias, cudaStream_t stream) {
-  finish_norm_kernel<<<segment.heads, 128, 0, stream>>>(segment, parts, norm_parts, norm_reads,
-                                                        dgain, dbias);
+  launch_kernel(finish_norm_kernel, {segment.heads, 128}, stream, segment, parts, norm_parts,
+                norm_reads, dgain, dbias);
 }
 
 }  // namespace mnemo::memory

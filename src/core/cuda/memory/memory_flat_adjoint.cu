@@ -8,7 +8,7 @@ namespace {
 
 template <bool kOptions, bool kNorm>
 __global__ void __launch_bounds__(128, 1) flat_adjoint_kernel(const __grid_constant__ Params p) {
-  extern __shared__ __align__(1024) char raw[];
+  MNEMO_SHARED_MEMORY(raw);
   using Storage = SharedStorage<kOptions, kNorm>;
   Storage& s = *reinterpret_cast<Storage*>(raw);
   constexpr bool kEarly = !kOptions && !kNorm;  // whether there are registers to fetch ahead
@@ -203,9 +203,8 @@ __global__ void __launch_bounds__(128, 1) flat_adjoint_kernel(const __grid_const
 template <bool kOptions, bool kNorm>
 void launch(const Params& p, cudaStream_t stream) {
   constexpr int kBytes = sizeof(SharedStorage<kOptions, kNorm>);
-  const auto kernel = flat_adjoint_kernel<kOptions, kNorm>;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  kernel<<<p.common.segment.sequences, 128, kBytes, stream>>>(p);
+  launch_kernel(flat_adjoint_kernel<kOptions, kNorm>, {p.common.segment.sequences, 128, kBytes},
+                stream, p);
 }
 
 }  // namespace

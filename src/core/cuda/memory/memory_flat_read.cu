@@ -8,7 +8,7 @@ namespace {
 
 template <bool kBackward, bool kOptions, bool kNorm, bool kAlpha>
 __global__ void __launch_bounds__(128, 2) flat_read_kernel(const __grid_constant__ Params p) {
-  extern __shared__ __align__(1024) char raw[];
+  MNEMO_SHARED_MEMORY(raw);
   using Storage = SharedStorage<kBackward, kOptions, kNorm, kAlpha>;
   Storage& s = *reinterpret_cast<Storage*>(raw);
   const Options& o = p.common.options;
@@ -117,9 +117,8 @@ template <bool kBackward, bool kOptions, bool kNorm, bool kAlpha = false>
 void launch(const Params& p, cudaStream_t stream) {
   constexpr int kBytes = sizeof(SharedStorage<kBackward, kOptions, kNorm, kAlpha>);
   static_assert(2 * (kBytes + 1024) <= 228 * 1024);
-  const auto kernel = flat_read_kernel<kBackward, kOptions, kNorm, kAlpha>;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  kernel<<<p.common.segment.sequences * p.common.segment.chunks, 128, kBytes, stream>>>(p);
+  launch_kernel(flat_read_kernel<kBackward, kOptions, kNorm, kAlpha>,
+                {p.common.segment.sequences * p.common.segment.chunks, 128, kBytes}, stream, p);
 }
 
 }  // namespace

@@ -80,7 +80,7 @@ __device__ void clamp_factors(const Params& p, float (&factor)[2], const Acc& d,
 
 template <bool kOptions, bool kNorm>
 __global__ void __launch_bounds__(128, 2) flat_states_kernel(const __grid_constant__ Params p) {
-  extern __shared__ __align__(1024) char raw[];
+  MNEMO_SHARED_MEMORY(raw);
   using Storage = SharedStorage<kOptions, kNorm>;
   Storage& s = *reinterpret_cast<Storage*>(raw);
   const Options& o = p.common.options;
@@ -234,9 +234,8 @@ __global__ void __launch_bounds__(128, 2) flat_states_kernel(const __grid_consta
 template <bool kOptions, bool kNorm>
 void launch(const Params& p, cudaStream_t stream) {
   constexpr int kBytes = sizeof(SharedStorage<kOptions, kNorm>);
-  const auto kernel = flat_states_kernel<kOptions, kNorm>;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  kernel<<<p.common.segment.sequences, 128, kBytes, stream>>>(p);
+  launch_kernel(flat_states_kernel<kOptions, kNorm>, {p.common.segment.sequences, 128, kBytes},
+                stream, p);
 }
 
 }  // namespace

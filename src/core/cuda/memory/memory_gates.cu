@@ -47,8 +47,8 @@ __global__ void gate_coefficients_kernel(Segment segment, MemoryScanGates gates,
 
 void launch_gate_coefficients(const CommonParams& p, float* coefficients, cudaStream_t stream) {
   const int blocks = p.segment.sequences * p.segment.chunks;
-  gate_coefficients_kernel<<<(blocks + 7) / 8, 256, 0, stream>>>(p.segment, p.gates,
-                                                                 p.options.row_scale, coefficients);
+  launch_kernel(gate_coefficients_kernel, {(blocks + 7) / 8, 256}, stream, p.segment, p.gates,
+                p.options.row_scale, coefficients);
 }
 
 }  // namespace mnemo::memory

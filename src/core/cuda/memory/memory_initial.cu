@@ -23,7 +23,7 @@ struct Part {
 
 __global__ void __launch_bounds__(128)
     prepare_initial_kernel(MemoryScanInitial from, int depth, float* initial, bf16* tiles) {
-  __shared__ alignas(1024) bf16 tile[kTileElements];
+  __shared__ __align__(1024) bf16 tile[kTileElements];
   const Part part(depth);
   Acc w;
   load_slice(w, part.layer ? from.w2 : from.w1, part.head, part.slice, part.layer, part.slices);
@@ -82,25 +82,25 @@ __global__ void clamp_hits_kernel(const unsigned* hits, float* out) {
 void launch_prepare_initial(const MemoryScanInitial& from, int depth, int heads, float* initial,
                             bf16* tiles, cudaStream_t stream) {
   const int parts = depth == 1 ? 1 : 2 * kSlices;
-  prepare_initial_kernel<<<heads * parts, 128, 0, stream>>>(from, depth, initial, tiles);
+  launch_kernel(prepare_initial_kernel, {heads * parts, 128}, stream, from, depth, initial, tiles);
 }
 
 void launch_finish_initial(const MemoryScanInitial& to, int depth, const Segment& segment,
                            const float* dinitial, cudaStream_t stream) {
   const int parts = depth == 1 ? 1 : 2 * kSlices;
-  finish_initial_kernel<<<segment.heads * parts, 128, 0, stream>>>(to, depth, segment.heads,
-                                                                   segment.sequences, dinitial);
+  launch_kernel(finish_initial_kernel, {segment.heads * parts, 128}, stream, to, depth,
+                segment.heads, segment.sequences, dinitial);
 }
 
 void launch_finish_initial_biases(const MemoryScanInitial& to, int depth, const Segment& segment,
                                   const float* dinitial_biases, cudaStream_t stream) {
   const int first = depth == 1 ? kTile : kSlices * kTile;
-  finish_initial_biases_kernel<<<segment.heads, depth == 1 ? kTile : kBiases, 0, stream>>>(
-      to, first, segment.heads, segment.sequences, dinitial_biases);
+  launch_kernel(finish_initial_biases_kernel, {segment.heads, depth == 1 ? kTile : kBiases}, stream,
+                to, first, segment.heads, segment.sequences, dinitial_biases);
 }
 
 void launch_clamp_hits(const unsigned* hits, float* out, cudaStream_t stream) {
-  clamp_hits_kernel<<<1, 1, 0, stream>>>(hits, out);
+  launch_kernel(clamp_hits_kernel, {1, 1}, stream, hits, out);
 }
 
 }  // namespace mnemo::memory

@@ -14,9 +14,7 @@ namespace mnemo::memory {
 
 inline constexpr int kRowStride = 68;  // floats a token in fp32 sums
 
-using Part = float[8];
-using Columns = uint32_t[4];  // a product as bf16 pairs: the A operand of one step over tokens
-using PerToken = float[4];    // of the tokens of a thread's elements, [2 j + e]
+using PerToken = float[4];                // of the tokens of a thread's elements, [2 j + e]
 using Sums = float[kNarrow][kRowStride];  // [token, f]
 
 struct NarrowPlace {  // of this thread's elements in a product
@@ -61,25 +59,7 @@ __device__ inline void combine(Part& x, const PerToken& a, const Part& y, const 
   }
 }
 
-// Barrier of one warpgroup (its number + 1; 0 is __syncthreads') or of several.
-__device__ inline void group_sync(int barrier, int threads = 128) {
-  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
-}
-
 // ---- Products ------------------------------------------------------------------------------
-
-// d (+)= sign A B, one step over sixteen tokens, A in registers, N = 16.
-template <int kSign, int kTransB>
-__device__ inline void wgmma_rs(Part& d, const Columns& a, uint64_t b, int accumulate) {
-  asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, %13, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7}"
-      ", {%8,%9,%10,%11}, %12, p, %14, 1, %15; }\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
-        "+f"(d[7])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate), "n"(kSign),
-        "n"(kTransB));
-}
 
 // [64, tokens] = weights x tokens: the weights' tile gives M by its rows, or by its columns when
 // its rows run over K. Asynchronous, like product().
@@ -117,21 +97,6 @@ __device__ inline void to_keys(Part& d, const Columns& x, const bf16* mask, bool
   wgmma_rs<-1, 1>(d, x, tile_descriptor(mask), accumulate);
 }
 
-__device__ inline void load_matrices(uint32_t (&x)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"(address)
-               : "memory");
-}
-
-__device__ inline void mma(float* c, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 // a b^T of two narrow tiles, [token, token], by one warp: element (lane / 4 + 8 i,
 // 8 j + 2 (lane % 4) + e) is c[4 j + 2 i + e].
 __device__ inline void token_products(Part& c, const bf16* a, const bf16* b) {
@@ -159,17 +124,11 @@ __device__ inline uint32_t transposed_address(const bf16* tile) {
 }
 
 __device__ inline void store_transposed(bf16* tile, const Columns& c) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(
-                   transposed_address(tile)),
-               "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3])
-               : "memory");
+  store_matrices_transposed(transposed_address(tile), c);
 }
 
 __device__ inline void load_transposed(Columns& c, const bf16* tile) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
-               : "r"(transposed_address(tile))
-               : "memory");
+  load_matrices_transposed(c, transposed_address(tile));
 }
 
 // Columns in global memory, in register order.

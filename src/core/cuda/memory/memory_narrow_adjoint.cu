@@ -16,7 +16,7 @@ namespace {
 
 __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     narrow_adjoint_kernel(const __grid_constant__ Params p) {
-  extern __shared__ __align__(1024) char raw[];
+  MNEMO_SHARED_MEMORY(raw);
   SharedStorage& s = *reinterpret_cast<SharedStorage*>(raw);
   const Segment& seg = p.common.segment;
   const int thread = threadIdx.x;
@@ -230,9 +230,8 @@ void launch_narrow_adjoint(const CommonParams& p, const MemoryScanCarry& in,
                            float* norm_parts, cudaStream_t stream) {
   constexpr int kBytes = sizeof(SharedStorage);
   static_assert(kBytes <= 227 * 1024);
-  cudaFuncSetAttribute(narrow_adjoint_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  narrow_adjoint_kernel<<<p.segment.sequences * kRanks, kThreads, kBytes, stream>>>(
-      {p, in, out, dv, kept, norm_parts});
+  launch_kernel(narrow_adjoint_kernel, {p.segment.sequences * kRanks, kThreads, kBytes, kRanks},
+                stream, {p, in, out, dv, kept, norm_parts});
 }
 
 }  // namespace mnemo::memory

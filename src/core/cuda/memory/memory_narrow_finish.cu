@@ -122,9 +122,10 @@ void launch_narrow_finish(const CommonParams& p, const Rows& dk, const Rows& dv,
                           const MemoryScanGates& dgates, const NarrowKept& kept, float* norm_reads,
                           bool first, cudaStream_t stream) {
   const int blocks = p.segment.sequences * p.segment.chunks;
-  narrow_finish_kernel<<<(blocks + kWarps - 1) / kWarps, 32 * kWarps, 0, stream>>>(
-      {p, dk, dv, dgates, kept});
-  narrow_norm_kernel<<<p.segment.sequences, 128, 0, stream>>>(p.segment, kept, norm_reads, first);
+  launch_kernel(narrow_finish_kernel, {(blocks + kWarps - 1) / kWarps, 32 * kWarps}, stream,
+                {p, dk, dv, dgates, kept});
+  launch_kernel(narrow_norm_kernel, {p.segment.sequences, 128}, stream, p.segment, kept, norm_reads,
+                first);
 }
 
 }  // namespace mnemo::memory

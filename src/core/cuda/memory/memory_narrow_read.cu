@@ -238,7 +238,7 @@ __device__ void store_images(const Params& p, SharedStorage& s, const Place& at)
 template <bool kBackward>
 __global__ void __launch_bounds__(kThreads, 1)
     narrow_read_kernel(const __grid_constant__ Params p) {
-  extern __shared__ __align__(1024) char raw[];
+  MNEMO_SHARED_MEMORY(raw);
   SharedStorage& s = *reinterpret_cast<SharedStorage*>(raw);
   const Segment& seg = p.common.segment;
   const int thread = threadIdx.x, blocks = seg.sequences * seg.chunks;
@@ -278,11 +278,9 @@ void launch(const Params& p, cudaStream_t stream) {
   int device = 0, processors = 0;
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-  cudaFuncSetAttribute(narrow_read_kernel<kBackward>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                       kBytes);
   const int blocks = p.common.segment.sequences * p.common.segment.chunks;
   const int grid = std::min(blocks, processors);
-  narrow_read_kernel<kBackward><<<grid, kThreads, kBytes, stream>>>(p);
+  launch_kernel(narrow_read_kernel<kBackward>, {grid, kThreads, kBytes}, stream, p);
 }
 
 }  // namespace

@@ -62,12 +62,6 @@ __device__ void load_tile(const Params& p, SharedStorage& s, int block, int slic
             kTileBytes, &s.bars[slice][index]);
 }
 
-__device__ void copy_float_async(float* to, const float* from, bool valid) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(smem_address(to)), "l"(from),
-               "r"(valid ? 4 : 0)
-               : "memory");
-}
-
 template <bool kBackward>
 __device__ void load_tokens(const Params& p, SharedStorage& s, const Place& at) {
   const Segment& seg = p.common.segment;

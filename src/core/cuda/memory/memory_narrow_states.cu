@@ -59,7 +59,7 @@ struct Prefetcher {
     }
   }
 
-  __device__ void start(const Segment& seg, SharedStorage& s, int chunk) const {
+  __device__ void start(SharedStorage& s, int chunk) const {
     const int slot = chunk & 1;
     if (rows != nullptr) {
       const bool valid = chunk * kNarrow + row <= last_row;
@@ -129,7 +129,7 @@ struct TokenDelta {
 
 __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     narrow_states_kernel(const __grid_constant__ Params p) {
-  extern __shared__ __align__(1024) char raw[];
+  MNEMO_SHARED_MEMORY(raw);
   SharedStorage& s = *reinterpret_cast<SharedStorage*>(raw);
   const Segment& seg = p.common.segment;
   const int thread = threadIdx.x;
@@ -148,7 +148,7 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     to_frag(frag, m), store_frag(s.state[parity][slice][2 + layer], frag);
   };
   const Prefetcher prefetcher(p, sequence);
-  prefetcher.start(seg, s, 0);
+  prefetcher.start(s, 0);
   if (thread < kTile) {
     s.gain[thread] = p.common.gain[sequence % seg.heads * kTile + thread];
     s.bias[thread] = p.common.bias[sequence % seg.heads * kTile + thread];
@@ -179,7 +179,7 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
                  s.state[parity], 8 * kTileBytes);
       bulk_commit();
     }
-    if (chunk + 1 < seg.chunks) prefetcher.start(seg, s, chunk + 1);
+    if (chunk + 1 < seg.chunks) prefetcher.start(s, chunk + 1);
     wgmma_wait<0>();
     settle(x);
     if (layer == 1) {
@@ -267,8 +267,8 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
 void launch_narrow_states(const CommonParams& p, const MemoryScanCarry& in,
                           const MemoryScanCarry& out, cudaStream_t stream) {
   constexpr int kBytes = sizeof(SharedStorage);
-  cudaFuncSetAttribute(narrow_states_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  narrow_states_kernel<<<p.segment.sequences * kRanks, kThreads, kBytes, stream>>>({p, in, out});
+  launch_kernel(narrow_states_kernel, {p.segment.sequences * kRanks, kThreads, kBytes, kRanks},
+                stream, {p, in, out});
 }
 
 }  // namespace mnemo::memory

@@ -175,7 +175,7 @@ __device__ void last_layer_backward(const Params& p, Storage& s, int block) {
 template <bool kOptions>
 __global__ void __launch_bounds__(128, kOptions ? 1 : 2)
     read_backward_kernel(const __grid_constant__ Params p) {
-  extern __shared__ __align__(1024) char raw[];
+  MNEMO_SHARED_MEMORY(raw);
   using Storage = SharedStorage<kOptions>;
   Storage& s = *reinterpret_cast<Storage*>(raw);
   const Segment& seg = p.common.segment;
@@ -391,9 +391,8 @@ template <bool kOptions>
 void launch(const Params& p, cudaStream_t stream) {
   constexpr int kBytes = sizeof(SharedStorage<kOptions>);
   static_assert((kOptions ? 1 : 2) * (kBytes + 1024) <= 228 * 1024);
-  const auto kernel = read_backward_kernel<kOptions>;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  kernel<<<p.common.segment.sequences * p.common.segment.chunks, 128, kBytes, stream>>>(p);
+  launch_kernel(read_backward_kernel<kOptions>,
+                {p.common.segment.sequences * p.common.segment.chunks, 128, kBytes}, stream, p);
 }
 
 }  // namespace

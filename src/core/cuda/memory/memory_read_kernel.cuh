@@ -19,7 +19,7 @@ namespace {
 // zero where the rule does not forget towards it, and kKeep loads B q in every slice.
 template <bool kKeep, bool kGelu, bool kOptions>
 __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Params p) {
-  extern __shared__ __align__(1024) char raw[];
+  MNEMO_SHARED_MEMORY(raw);
   SharedStorage& s = *reinterpret_cast<SharedStorage*>(raw);
   const Segment& seg = p.common.segment;
   using act = Activation<kGelu>;
@@ -282,10 +282,9 @@ template <bool kKeep, bool kGelu, bool kOptions>
 void launch(const Params& p, cudaStream_t stream) {
   constexpr int kBytes = sizeof(SharedStorage);
   static_assert(2 * (kBytes + 1024) <= 228 * 1024);
-  const auto kernel = read_kernel<kKeep, kGelu, kOptions>;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   const Segment& seg = p.common.segment;
-  kernel<<<seg.sequences * seg.chunks, 128, kBytes, stream>>>(p);
+  launch_kernel(read_kernel<kKeep, kGelu, kOptions>, {seg.sequences * seg.chunks, 128, kBytes},
+                stream, p);
 }
 
 template <bool kKeep, bool kOptions>

@@ -85,14 +85,6 @@ __device__ inline void scale_rows(Frag& out, const Frag& x, const float (&scale)
   }
 }
 
-// Adds four floats to global memory without waiting; 16-byte aligned. One thread's additions to one
-// address happen in its order.
-__device__ inline void add_floats(float* to, const float (&x)[4]) {
-  asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(x[0]),
-               "f"(x[1]), "f"(x[2]), "f"(x[3])
-               : "memory");
-}
-
 // Element pair (row, col) of a swizzled tile.
 __device__ inline float2 tile_pair(const bf16* tile, int row, int col) {
   return unpack(*reinterpret_cast<const uint32_t*>(reinterpret_cast<const char*>(tile) +

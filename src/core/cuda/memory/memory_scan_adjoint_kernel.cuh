@@ -35,7 +35,7 @@ __device__ void add_scaled(Frag& x, const Frag& y, const Frag& z, float low, flo
 template <bool kOptions>
 __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     scan_adjoint_kernel(const __grid_constant__ Params p) {
-  extern __shared__ __align__(1024) char raw[];
+  MNEMO_SHARED_MEMORY(raw);
   using Storage = std::conditional_t<kOptions, OptionStorage, SharedStorage>;
   Storage& s = *reinterpret_cast<Storage*>(raw);
   const Options& options = p.common.options;
@@ -360,9 +360,8 @@ template <bool kOptions>
 void launch(const Params& p, cudaStream_t stream) {
   constexpr int kBytes = sizeof(std::conditional_t<kOptions, OptionStorage, SharedStorage>);
   static_assert(kBytes <= 227 * 1024);
-  const auto kernel = scan_adjoint_kernel<kOptions>;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  kernel<<<p.common.segment.sequences * kRanks, kThreads, kBytes, stream>>>(p);
+  launch_kernel(scan_adjoint_kernel<kOptions>,
+                {p.common.segment.sequences * kRanks, kThreads, kBytes, kRanks}, stream, p);
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ namespace {
 template <bool kOptions>
 __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     scan_states_kernel(const __grid_constant__ Params p) {
-  extern __shared__ __align__(1024) char raw[];
+  MNEMO_SHARED_MEMORY(raw);
   using Storage = SharedStorage<kOptions>;
   Storage& s = *reinterpret_cast<Storage*>(raw);
   const Options& o = p.common.options;
@@ -210,9 +210,8 @@ template <bool kOptions>
 void launch(const Params& p, cudaStream_t stream) {
   constexpr int kBytes = sizeof(SharedStorage<kOptions>);
   static_assert(kBytes <= 227 * 1024);
-  const auto kernel = scan_states_kernel<kOptions>;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  kernel<<<p.common.segment.sequences * kRanks, kThreads, kBytes, stream>>>(p);
+  launch_kernel(scan_states_kernel<kOptions>,
+                {p.common.segment.sequences * kRanks, kThreads, kBytes, kRanks}, stream, p);
 }
 
 }  // namespace

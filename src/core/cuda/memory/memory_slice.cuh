@@ -27,7 +27,7 @@ __device__ inline void store_slice(const Acc& x, float* weights, int64_t sequenc
                                    bool second, int slices = kSlices) {
   if (weights == nullptr) return;
   // Opaque, or the compiler computes these addresses early and keeps them.
-  asm volatile("" : "+r"(slice));
+  make_opaque(slice);
   float* to = weights + sequence * slices * kTileElements;
 #pragma unroll
   for (int i = 0; i < 32; ++i) to[element_offset(i, slice, second)] = x[i];
