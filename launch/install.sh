@@ -15,7 +15,7 @@ packages=(
   protobuf-compiler libprotobuf-dev protobuf-compiler-grpc libgrpc++-dev
   libhdf5-dev libopenblas-dev libsentencepiece-dev libxxhash-dev
   libopenmpi-dev openmpi-bin
-  libgtest-dev libgmock-dev python3-numpy python3-h5py
+  libgtest-dev libgmock-dev libboost-context-dev python3-numpy python3-h5py
 )
 
 installed() {

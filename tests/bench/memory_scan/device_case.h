@@ -44,6 +44,8 @@ struct Case {
   float alpha_max = 1e-3f;
   cudaStream_t stream = nullptr;  // the checks' main stream
   cudaStream_t side_streams[2] = {nullptr, nullptr};
+  // Called before each of the calls that are to agree bit by bit, counted from 0.
+  void (*before_call)(int call) = nullptr;
 };
 
 // The shape without layer norm.

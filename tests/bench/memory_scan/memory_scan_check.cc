@@ -15,21 +15,6 @@
 
 namespace mnemo::memory_bench {
 
-MemoryScanShape Shape(int64_t batch, int64_t tokens, int64_t heads, int chunk) {
-  MemoryScanShape s;
-  s.batch = batch, s.tokens = tokens, s.heads = heads, s.chunk = chunk;
-  return s;
-}
-
-Streams::Streams() {
-  int lowest, highest;
-  Check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "priorities");
-  const auto make = [](cudaStream_t* s, int priority) {
-    Check(cudaStreamCreateWithPriority(s, cudaStreamNonBlocking, priority), "stream");
-  };
-  make(&main, highest), make(&side[0], highest), make(&side[1], lowest);
-}
-
 namespace {
 
 // With and without what backward needs being retained.
@@ -53,7 +38,7 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i)
     if (std::string(argv[i]) == "--forward-only") backward = false;
   if (mode == "check") {
-    const bool good = CheckAll(backward, chunk);
+    const bool good = CheckAll({backward, chunk});
     std::printf(good ? "all checks passed\n" : "CHECKS FAILED\n");
     return good ? 0 : 1;
   }

@@ -8,6 +8,22 @@
 #include "tests/bench/memory_scan/scan_compare.h"
 
 namespace mnemo::memory_bench {
+
+MemoryScanShape Shape(int64_t batch, int64_t tokens, int64_t heads, int chunk) {
+  MemoryScanShape s;
+  s.batch = batch, s.tokens = tokens, s.heads = heads, s.chunk = chunk;
+  return s;
+}
+
+Streams::Streams() {
+  int lowest, highest;
+  Check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "priorities");
+  const auto make = [](cudaStream_t* s, int priority) {
+    Check(cudaStreamCreateWithPriority(s, cudaStreamNonBlocking, priority), "stream");
+  };
+  make(&main, highest), make(&side[0], highest), make(&side[1], lowest);
+}
+
 namespace {
 
 // What a network looks like; the clamp that about half of the random tokens reach, and one that
@@ -23,16 +39,16 @@ constexpr Network kFlat{"depth 1", FlatShape, 5, 1.5f};
 constexpr Network kFlatNorm{"depth 1 with norm", FlatNormShape, 9, 2.5f};
 
 // Every way through the kernels for one network and chunk length.
-bool CheckChunk(const Network& network, int chunk, bool backward) {
+bool CheckChunk(const Network& network, int chunk, const CheckChoice& choice) {
   bool good = true;
   const auto check = [&](const char* what, Case c, int sequences) {
-    c.backward = backward;
+    c.backward = choice.backward, c.before_call = choice.before_call;
     char title[96];
     std::snprintf(title, sizeof(title), "%s, chunk %d, %s", network.name, chunk, what);
     good = CheckCase(c, title, sequences) && good;
   };
   const auto shape = [&](int64_t batch, int64_t tokens, int64_t heads) {
-    return network.shape(Shape(batch, tokens, heads, chunk));
+    return network.shape(Shape(batch, tokens, choice.small ? 2 : heads, chunk));
   };
   check("one chunk", {shape(2, chunk, 6), 1}, 12);
   check("one short chunk", {shape(2, chunk - 5, 3), 6}, 6);
@@ -60,7 +76,7 @@ bool CheckChunk(const Network& network, int chunk, bool backward) {
 }
 
 // Rules with options: each alone, all together, in segments.
-bool CheckOptions(const Network& network, int chunk, bool backward) {
+bool CheckOptions(const Network& network, int chunk, const CheckChoice& choice) {
   bool good = true;
   const auto check = [&](const char* what, const Case& c, int sequences) {
     char title[96];
@@ -68,7 +84,8 @@ bool CheckOptions(const Network& network, int chunk, bool backward) {
     good = CheckCase(c, title, sequences) && good;
   };
   const float median = network.median_clamp;
-  Case c{network.shape(Shape(2, 4 * chunk, 3, chunk)), 21, backward};
+  Case c{network.shape(Shape(2, 4 * chunk, choice.small ? 2 : 3, chunk)), 21, choice.backward};
+  c.before_call = choice.before_call;
   c.alpha_max = 0.02f;
   const auto with = [&c](bool towards_initial, float clamp, bool resets) {
     Case x = c;
@@ -121,6 +138,7 @@ bool CheckOptions(const Network& network, int chunk, bool backward) {
     biases.momentum = false, biases.forgetting = false, biases.shape.towards_initial = false;
     check("biases, row scale, no momentum, no forgetting", biases, 6);
   }
+  if (choice.small) return good;
   Case many = with(true, median, true);
   many.shape.biases = biased, many.shape.row_scale = true;
   // Every sequence is compared, as W_0's gradient needs them.
@@ -145,21 +163,21 @@ bool CheckSegments(const MemoryScanShape& shape, bool backward, const Streams& s
 
 }  // namespace
 
-bool CheckAll(bool backward, int only_chunk) {
+bool CheckAll(const CheckChoice& choice) {
   bool good = true;
   const Streams streams;
   for (const int chunk : {64, 32, 16}) {
-    if (only_chunk != 0 && only_chunk != chunk) continue;
+    if (choice.chunk != 0 && choice.chunk != chunk) continue;
     for (const Network& network : {kDeep, kDeepBare, kFlat, kFlatNorm}) {
-      good = CheckChunk(network, chunk, backward) && good;
-      good = CheckOptions(network, chunk, backward) && good;
+      good = CheckChunk(network, chunk, choice) && good;
+      if (!choice.small || chunk == 64) good = CheckOptions(network, chunk, choice) && good;
     }
-    if (chunk == 32) continue;
+    if (chunk == 32 || choice.small) continue;
     const MemoryScanShape many = Shape(48, chunk == 64 ? 1700 : 1100, 4, chunk);
-    good = CheckSegments(many, backward, streams) && good;
+    good = CheckSegments(many, choice.backward, streams) && good;
     if (chunk == 64) {
-      good = CheckSegments(FlatShape(many), backward, streams) && good;
-      good = CheckSegments(FlatNormShape(many), backward, streams) && good;
+      good = CheckSegments(FlatShape(many), choice.backward, streams) && good;
+      good = CheckSegments(FlatNormShape(many), choice.backward, streams) && good;
     }
   }
   return good;

@@ -13,9 +13,15 @@ struct Streams {
   Streams();
 };
 
-// Every check against the float64 reference, or those of one chunk length (0: all); prints what it
-// finds. False if one fails.
-bool CheckAll(bool backward, int only_chunk);
+struct CheckChoice {
+  bool backward = true;
+  int chunk = 0;                            // 0: all lengths
+  bool small = false;                       // without the cases of many chunks
+  void (*before_call)(int call) = nullptr;  // see Case
+};
+
+// The checks against the float64 reference; prints what it finds. False if one fails.
+bool CheckAll(const CheckChoice& choice);
 
 // Times the benchmark shapes and writes JSON to `file`. Returns the exit status.
 int Bench(const char* file, bool backward);

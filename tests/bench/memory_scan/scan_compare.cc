@@ -22,6 +22,8 @@ constexpr double kAlphaTolerance = 2e-2;
 // Over several chunks the roundings of the states add to those of the chunk itself: there the bound
 // is this multiple of what exact arithmetic on rounded operands leaves, if that is more.
 constexpr double kManyChunks = 2;
+// Of alpha's gradient, a draw decides how far: 0.8 to 2.7 times in sixteen of depth 1 with a norm.
+constexpr double kManyChunksAlpha = 3;
 
 double Relative(const std::vector<double>& got, const std::vector<double>& want) {
   double error = 0, norm = 1e-300;
@@ -83,19 +85,23 @@ std::string BySlice(const Mat& got, const Mat& want) {
   return text;
 }
 
+bool Within(const Row& r, bool one_chunk) {
+  const double factor = r.tolerance == kAlphaTolerance ? kManyChunksAlpha : kManyChunks;
+  const double bound = one_chunk ? r.tolerance : std::max(r.tolerance, factor * r.rounded);
+  return r.error <= bound;  // false for NaN
+}
+
 bool Report(const char* title, const std::vector<Row>& rows, bool one_chunk) {
   bool good = true;
   std::printf("%s:", title);
   for (const Row& r : rows) {
-    const double bound = one_chunk ? r.tolerance : std::max(r.tolerance, kManyChunks * r.rounded);
-    const bool within = r.error <= bound;  // false for NaN
+    const bool within = Within(r, one_chunk);
     std::printf(" %s %.1e/%.1e%s", r.name, r.error, r.rounded, within ? "" : "(!)");
     good = good && within;
   }
   std::printf("%s\n", good ? "" : "  FAILED");
   for (const Row& r : rows) {
-    const double bound = one_chunk ? r.tolerance : std::max(r.tolerance, kManyChunks * r.rounded);
-    if (!(r.error <= bound)) std::printf("    %s: %s\n", r.name, r.profile.c_str());
+    if (!Within(r, one_chunk)) std::printf("    %s: %s\n", r.name, r.profile.c_str());
   }
   std::fflush(stdout);
   return good;
@@ -277,7 +283,8 @@ void CompareGates(const Case& c, const std::vector<Gradients>& got,
   if (c.forgetting) compare("dalpha", &Gradients::alpha, kAlphaTolerance);
 }
 
-uint64_t RunOnce(const Case& c, DeviceCase& d) {
+uint64_t RunOnce(const Case& c, int call, DeviceCase& d) {
+  if (c.before_call != nullptr) c.before_call(call);
   d.PoisonOutputs();
   Check(d.Forward(c.stream), "forward");
   if (c.backward) Check(d.Backward(c.stream), "backward");
@@ -287,19 +294,21 @@ uint64_t RunOnce(const Case& c, DeviceCase& d) {
 }
 
 // Two calls, the second into poisoned memory, and one that retains what backward needs: whether
-// they agree bit by bit.
+// they agree bit by bit. With before_call, which lets the calls differ in more, two do.
 bool RunAgain(const Case& c, const char* title, DeviceCase& d) {
-  const uint64_t first = RunOnce(c, d);
+  const uint64_t first = RunOnce(c, 0, d);
   bool good = true;
-  if (RunOnce(c, d) != first) {
-    std::printf("%s: two runs differ  FAILED\n", title);
-    good = false;
+  if (c.before_call == nullptr || !c.backward) {
+    if (RunOnce(c, 1, d) != first) {
+      std::printf("%s: two runs differ  FAILED\n", title);
+      good = false;
+    }
   }
   if (!c.backward) return good;
   Case other = c;
   other.retain = true;
   DeviceCase retaining(other, true);
-  if (RunOnce(other, retaining) != first) {
+  if (RunOnce(other, 2, retaining) != first) {
     std::printf("%s: differs where retained  FAILED\n", title);
     good = false;
   }

@@ -1,0 +1,24 @@
+// See cuda_runtime.h beside this.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+struct __nv_bfloat16 {
+  uint16_t bits;
+};
+
+inline float __bfloat162float(__nv_bfloat16 x) {
+  const uint32_t word = static_cast<uint32_t>(x.bits) << 16;
+  float y;
+  std::memcpy(&y, &word, 4);
+  return y;
+}
+
+// To the nearest, ties to even.
+inline __nv_bfloat16 __float2bfloat16(float x) {
+  uint32_t word;
+  std::memcpy(&word, &x, 4);
+  if ((word & 0x7fffffff) > 0x7f800000) return {0x7fff};
+  return {static_cast<uint16_t>((word + 0x7fff + (word >> 16 & 1)) >> 16)};
+}
