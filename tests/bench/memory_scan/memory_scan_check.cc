@@ -52,9 +52,9 @@ int main(int argc, char** argv) {
     options.towards_initial = options.resets = true, options.clamp = 60;
     Run(options, backward);
     Run(BareShape(options), backward);
-    options.row_scale = true;
+    options.row_scale = options.biases = true;
     Run(options, backward);
-    options.row_scale = false;
+    options.row_scale = options.biases = false;
     Run(FlatNormShape(Shape(1, 150, 2)), backward);
     Run(FlatShape(options), backward);
     Run(FlatNormShape(options), backward);

@@ -124,23 +124,20 @@ bool CheckOptions(const Network& network, int chunk, const CheckChoice& choice) 
   check("row scale, no momentum, no forgetting", rows, 6);
   Case biases = with(false, 0, false);
   biases.shape.biases = true;
-  const bool biased = MemoryScanComputes(biases.shape);
-  if (biased) {
-    check("biases", biases, 6);
-    biases.shape.clamp = median;
-    check("biases, clamp", biases, 6);
-    biases = with(true, 0, true);
-    biases.shape.biases = true;
-    check("biases towards W_0, resets", biases, 6);
-    biases.shape.row_scale = true, biases.shape.clamp = median, biases.shape.tokens -= 7;
-    biases.shape.residual = !biases.shape.residual;
-    check("biases, row scale, last chunk short, all", biases, 6);
-    biases.momentum = false, biases.forgetting = false, biases.shape.towards_initial = false;
-    check("biases, row scale, no momentum, no forgetting", biases, 6);
-  }
+  check("biases", biases, 6);
+  biases.shape.clamp = median;
+  check("biases, clamp", biases, 6);
+  biases = with(true, 0, true);
+  biases.shape.biases = true;
+  check("biases towards W_0, resets", biases, 6);
+  biases.shape.row_scale = true, biases.shape.clamp = median, biases.shape.tokens -= 7;
+  biases.shape.residual = !biases.shape.residual;
+  check("biases, row scale, last chunk short, all", biases, 6);
+  biases.momentum = false, biases.forgetting = false, biases.shape.towards_initial = false;
+  check("biases, row scale, no momentum, no forgetting", biases, 6);
   if (choice.small) return good;
   Case many = with(true, median, true);
-  many.shape.biases = biased, many.shape.row_scale = true;
+  many.shape.biases = many.shape.row_scale = true;
   // Every sequence is compared, as W_0's gradient needs them.
   many.shape.batch = many.shape.heads = 4, many.shape.tokens = 70 * chunk;
   const Streams streams;

@@ -51,15 +51,14 @@ inline Kind kind_of(const MemoryScanShape& s) {
 
 inline bool computes(const MemoryScanShape& s) {
   const bool deep = s.depth == 2 && s.hidden == 256;
-  if (s.depth > 1 && s.biases) return false;
   const bool flat = s.depth == 1;
   return s.head_dim == 64 && (deep || flat) && (s.chunk == 16 || s.chunk == 32 || s.chunk == 64) &&
          s.batch > 0 && s.heads > 0 && s.tokens > 0;
 }
 
-// Not yet run on a GPU (docs/kernels.md): depth 2 without a norm, and its row scale.
+// Not yet run on a GPU (docs/kernels.md): depth 2 without a norm, its row scale and its biases.
 inline bool supports(const MemoryScanShape& s) {
-  return computes(s) && !(s.depth > 1 && (!s.norm || s.row_scale));
+  return computes(s) && !(s.depth > 1 && (!s.norm || s.row_scale || s.biases));
 }
 
 // Of one W or S, of a sequence's whole carry, of a block's state, of its record for backward.

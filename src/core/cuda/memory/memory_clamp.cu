@@ -77,6 +77,10 @@ __global__ void __launch_bounds__(128)
 #pragma unroll
   for (int i = 0; i < 2; ++i)
     k2[i] = quad_sum(k2[i]), h2[i] = quad_sum(h2[i]), d1[i] = quad_sum(d1[i]);
+  if (p.options.biases) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) k2[i] += 1, h2[i] += 1;
+  }
   const ExtraKept& extra = p.options.kept;
   float* out = reinterpret_cast<float*>(extra.tile(block, extra_kept::kReach));
 #pragma unroll

@@ -34,32 +34,6 @@ __device__ inline void row_squares(float (&sum)[2], const Frag& x) {
   sum[0] = quad_sum(sum[0]), sum[1] = quad_sum(sum[1]);
 }
 
-// x += scale by rows times values by columns.
-__device__ inline void add_columns(Acc& x, const float (&scale)[2], const float* values) {
-  const int col = 2 * (threadIdx.x & 3);
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    const float2 v = *reinterpret_cast<const float2*>(values + 8 * j + col);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      x[4 * j + 2 * i] = fmaf(scale[i], v.x, x[4 * j + 2 * i]);
-      x[4 * j + 2 * i + 1] = fmaf(scale[i], v.y, x[4 * j + 2 * i + 1]);
-    }
-  }
-}
-
-// Column sums of x, its rows scaled, by warp into `parts` [4][64].
-__device__ inline void scaled_column_sums(const Acc& x, const float (&scale)[2], float* parts) {
-  Acc y;
-#pragma unroll
-  for (int i = 0; i < 32; ++i) y[i] = scale[(i >> 1) & 1] * x[i];
-  column_sums(y, parts);
-}
-
-__device__ inline float sum_warps(const float* parts) {
-  return parts[0] + parts[kTile] + parts[2 * kTile] + parts[3 * kTile];
-}
-
 // [batch * heads] -> this head's gain or bias, threads 0 .. 63.
 __device__ inline void load_norm(float* gain, float* bias, const CommonParams& p, int head) {
   if (threadIdx.x >= kTile) return;

@@ -62,8 +62,10 @@ inline constexpr int kReach = 2 * kSlices;  // fp32 rows [token, f], two tiles: 
 inline constexpr int kFloats = kReach + 2, kTiles = kExtraRecordTiles;
 static_assert(kTiles == kFloats + 1);
 // Offsets in the tile of floats, [64] each: squared norms of a token's rows, and what its keys are
-// to be multiplied with for the clamp's share of dk.
-inline constexpr int kK2 = 0, kD2 = 64, kD1 = 128, kKeyScale = 192;
+// to be multiplied with for the clamp's share of dk; then [3][kBiases], what the reads say of the
+// adjoints of the biases, of their momenta and of the first biases.
+inline constexpr int kK2 = 0, kD2 = 64, kD1 = 128, kKeyScale = 192, kDbiases = 256;
+static_assert((kDbiases + 3 * kBiases) * 4 <= kTileBytes);
 }  // namespace extra_kept
 using ExtraKept = Records<extra_kept::kTiles, kTileElements, extra_kept::kFloats>;
 
@@ -76,7 +78,8 @@ using ExtraKept = Records<extra_kept::kTiles, kTileElements, extra_kept::kFloats
 // Backward, with dD the adjoints of the deltas under theta phi, n^2 = |D2|^2 |H|^2 + |D1|^2 |K|^2:
 //   kappa = -<dD2, D2> / (c^2 + n^2), dD2 with what comes from D1
 //   dD2 += kappa |H|^2 D2    dH += kappa |D2|^2 H    dD1 += kappa |K|^2 D1    dK += kappa |D1|^2 K
-// so that dD2 gets kappa times "reach" = |H|^2 D2 + |K|^2 (D1 o act'(Z)) W2^T altogether.
+// so that dD2 gets kappa times "reach" = |H|^2 D2 + |K|^2 (D1 o act'(Z)) W2^T altogether. A bias is
+// a weight whose input is 1: with biases |H|^2 and |K|^2 are one more.
 struct Options {
   bool on = false;
   bool towards_initial = false;
@@ -110,6 +113,15 @@ struct Options {
 // What row t of G, counted from 0, is multiplied with.
 __device__ inline float row_scale_at(const float* learned, int t) {
   return learned == nullptr ? 1 : fmaxf(0, 1.0f / static_cast<float>(t + 1) + learned[t]);
+}
+
+// Bias `index` of a sequence or head, of kBiases, in arrays of c1 and c2 or of their momenta; null
+// where there are none.
+template <typename T>
+__device__ inline T* bias_at(T* first, T* second, int64_t owner, int index) {
+  constexpr int kHidden = kSlices * kTile;
+  if (index < kHidden) return first == nullptr ? nullptr : first + owner * kHidden + index;
+  return second == nullptr ? nullptr : second + owner * kTile + index - kHidden;
 }
 
 // A thread's part of one slice and layer of W_0 or its gradient, eight of them 128 apart.

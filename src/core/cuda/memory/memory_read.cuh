@@ -55,5 +55,35 @@ __device__ void fade_of(float (&fade)[2], const Options& o, const float (&decay)
   for (int i = 0; i < 2; ++i) fade[i] = o.towards_initial ? 1 - decay[i] : 0;
 }
 
+__device__ void add_one(Acc& x) {
+#pragma unroll
+  for (int i = 0; i < 32; ++i) x[i] += 1;
+}
+
+// A block's biases, kBiases each: before the chunk, their momenta, the first ones.
+struct ReadBiases {
+  const float *c, *t, *first_c1, *first_c2;
+
+  __device__ ReadBiases(const Params& p, int block, bool biased) {
+    const Options& o = p.common.options;
+    const Segment& seg = p.common.segment;
+    if (!biased) return;
+    const int head = block / seg.chunks % seg.heads;
+    c = o.bias_states + int64_t{block} * (2 * kBiases), t = c + kBiases;
+    first_c1 = o.initial_c1 + head * kSlices * kTile, first_c2 = o.initial_c2 + head * kTile;
+  }
+
+  // z += A c + B t + (1 - A) c_0 in the 64 columns from bias `at` on.
+  __device__ void add_to_reads(Acc& z, int at, const Options& o, const float (&decay)[2],
+                               const float (&push)[2]) const {
+    add_columns(z, decay, c + at);
+    add_columns(z, push, t + at);
+    if (!o.towards_initial) return;
+    float fade[2];
+    fade_of(fade, o, decay);
+    add_columns(z, fade, at < kSlices * kTile ? first_c1 + at : first_c2);
+  }
+};
+
 }  // namespace
 }  // namespace mnemo::memory

@@ -17,6 +17,7 @@ struct InitialStorage {
   alignas(1024) bf16 initial[2][kTileElements];  // W_0: W1, W2^T of a slice
   bf16 cq[kTileElements], cdz[kTileElements];    // (1 - A_t) q_t, (1 - A_t) dz_t
   float4 dq[8][128];                             // dZ1 W_0 so far, register order
+  float bias_parts[3][4 * kTile];                // by warp: of the biases, their momenta, the first
 };
 struct NoStorage {};
 
@@ -98,6 +99,45 @@ __device__ void initial_adjoint(const Params& p, SharedStorage<true>& s, int blo
   wgmma_wait<0>();
   settle(acc2);
   store_fragment(extra.tile(block, extra_kept::kDinitial + 2 * slice + 1), acc2);
+}
+
+// What dz, the adjoint of what 64 biases from `at` on are added to, says of them, by warp to
+// s.bias_parts; of A and B, to da and db.
+__device__ void biases_backward(const Params& p, SharedStorage<true>& s, int block, int at,
+                                const Frag& dz, const float (&decay)[2], const float (&push)[2],
+                                const float (&fade)[2], float (&da)[2], float (&db)[2]) {
+  const Options& o = p.common.options;
+  const Segment& seg = p.common.segment;
+  const int col = 2 * (threadIdx.x & 3);
+  const float* c = o.bias_states + int64_t{block} * (2 * kBiases) + at;
+  const float* first = bias_at(o.initial_c1, o.initial_c2, block / seg.chunks % seg.heads, at);
+  Acc x;
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    const float2 c_pair = *reinterpret_cast<const float2*>(c + 8 * j + col);
+    const float2 t_pair = *reinterpret_cast<const float2*>(c + kBiases + 8 * j + col);
+    float2 less = make_float2(0, 0);
+    if (o.towards_initial) less = *reinterpret_cast<const float2*>(first + 8 * j + col);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float2 v = unpack(dz[2 * j + i]);
+      x[4 * j + 2 * i] = v.x, x[4 * j + 2 * i + 1] = v.y;
+      da[i] = fmaf(v.x, c_pair.x - less.x, fmaf(v.y, c_pair.y - less.y, da[i]));
+      db[i] = fmaf(v.x, t_pair.x, fmaf(v.y, t_pair.y, db[i]));
+    }
+  }
+  scaled_column_sums(x, decay, s.bias_parts[0]);
+  scaled_column_sums(x, push, s.bias_parts[1]);
+  scaled_column_sums(x, fade, s.bias_parts[2]);
+}
+
+// Their sums, behind a barrier, to the record.
+__device__ void store_bias_sums(const Params& p, const SharedStorage<true>& s, int block, int at) {
+  for (int i = threadIdx.x; i < 3 * kTile; i += 128) {
+    const int which = i / kTile, f = i % kTile;
+    p.common.options.kept.floats(block, extra_kept::kDbiases)[which * kBiases + at + f] =
+        sum_warps(s.bias_parts[which] + f);
+  }
 }
 
 // dy, in s.h, back through the layer norm and the last layer's masked product: dZ to s.dz, M to
@@ -217,16 +257,20 @@ __global__ void __launch_bounds__(128, kOptions ? 1 : 2)
   // 1 - A_t, and 1, where the rule forgets towards W_0; else 0.
   const float towards = kOptions && p.common.options.towards_initial ? 1 : 0;
   const float fade[2] = {towards * (1 - decay[0]), towards * (1 - decay[1])};
+  const bool biased = kOptions && p.common.options.biases;
+  float da[2] = {}, db[2] = {};
   Frag f1, f2, f3;
   load_fragment(f1, p.kept.tile(block, kept::kR1)), store_frag(s.r1, f1);
   if constexpr (kOptions) {
     load_frag(f1, s.dz);
+    if (biased) biases_backward(p, s, block, kSlices * kTile, f1, decay, push, fade, da, db);
     scale_rows(f2, f1, fade), store_frag(s.cdz, f2);
   }
   fence_async();
   __syncthreads();
   // What the state's adjoint needs of the reads, in the place of what has been read.
   if constexpr (kOptions) {
+    if (biased) store_bias_sums(p, s, block, kSlices * kTile);
     load_frag(f1, s.x);
     scale_rows(f2, f1, fade), store_frag(s.cq, f2);
   }
@@ -240,7 +284,6 @@ __global__ void __launch_bounds__(128, kOptions ? 1 : 2)
   __syncthreads();
 
   Acc acc, acc2, dqw, dqs, t1;
-  float da[2] = {}, db[2] = {};
   for (int slice = 0; slice < kSlices; ++slice) {
     const auto tile = [&](int index) {
       return p.kept.tile(block, kept::kPerSlice * slice + index);
@@ -293,8 +336,14 @@ __global__ void __launch_bounds__(128, kOptions ? 1 : 2)
     store_fragment(p.kept.tile(block, kept::kDh + slice), acc2);
     __syncthreads();  // nobody reads H any more: dZ takes its place
     store_frag(s.h, f3);
+    if constexpr (kOptions) {
+      if (biased) biases_backward(p, s, block, slice * kTile, f3, decay, push, fade, da, db);
+    }
     fence_async();
     __syncthreads();
+    if constexpr (kOptions) {
+      if (biased) store_bias_sums(p, s, block, slice * kTile);
+    }
     wgmma_fence();
     product<-1, true, true>(acc, s.r1, s.h, false);
     wgmma_commit();
@@ -359,6 +408,11 @@ __global__ void __launch_bounds__(128, kOptions ? 1 : 2)
   fence_async();
   __syncthreads();
   wgmma_wait<0>();
+  if (biased) {
+    settle(acc);
+#pragma unroll
+    for (int i = 0; i < 32; ++i) acc[i] += 1;
+  }
   float4* dg = reinterpret_cast<float4*>(p.kept.tile(block, kept::kDg)) + thread;
 #pragma unroll
   for (int j = 0; j < 8; ++j) {

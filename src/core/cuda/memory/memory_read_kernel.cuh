@@ -58,6 +58,10 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
       p.kept.floats(block, kept::kB)[row + 8 * i] = push[i];
     }
   }
+  // Biases: weights whose input is 1.
+  const bool biased = kOptions && p.common.options.biases;
+  [[maybe_unused]] const ReadBiases biases(p, block, biased);
+  constexpr float kOnes[2] = {1, 1};
   Acc acc, acc2, y, r2;
   Frag masked;  // G o Q K^T
   Frag aq, bq;  // A_t q_t, B_t q_t
@@ -71,6 +75,10 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
   product<1, false, false>(acc, s.q, s.k, false);
   wgmma_commit();
   wgmma_wait<0>();
+  if (biased) {
+    settle(acc);
+    add_one(acc);
+  }
   mask(masked, acc, s.gates, row, col);
   if (kKeep) store_fragment(p.kept.tile(block, kept::kR1), masked);
 
@@ -83,6 +91,7 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
     wgmma_commit();
     wgmma_wait<0>();
     settle(acc);
+    if (biased) add_columns(acc, kOnes, biases.c + slice * kTile);
 #pragma unroll
     for (int i = 0; i < 32; ++i) acc[i] = act::value(acc[i]);
     Frag h;
@@ -98,6 +107,7 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
   {
     float r[2] = {1, 1};
     if (kOptions) settle(y);
+    if (biased) add_columns(y, kOnes, biases.c + kSlices * kTile);
     if (normed) normalize(y, p.common.epsilon, r);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
@@ -148,6 +158,7 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
     wgmma_commit();
     wgmma_wait<0>();
     settle(acc), settle(acc2);
+    if (biased) add_columns(acc, kOnes, biases.c + slice * kTile);
     Frag x, ax, bx;
     [[maybe_unused]] Frag cq;  // (1 - A_t) q_t, then (1 - A_t) x_t
     [[maybe_unused]] const int load_0 = load_w + 2;
@@ -202,6 +213,7 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
     }
     wgmma_wait<0>();
     settle(acc);
+    if (biased) biases.add_to_reads(acc, slice * kTile, p.common.options, decay, push);
     if (kKeep) {
 #pragma unroll
       for (int i = 0; i < 16; ++i) {
@@ -242,6 +254,10 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
         if (load + kStages < kLoads<kOptions>) load_stage<kOptions>(p, s, block, load + kStages);
     }
   }
+  if (biased) {
+    settle(r2);
+    add_one(r2);
+  }
   if (kKeep) store_floats(p.kept.tile(block, kept::kR2), r2);
   mask(masked, r2, s.gates, row, col);
   wgmma_fence();
@@ -250,6 +266,7 @@ __global__ void __launch_bounds__(128, 2) read_kernel(const __grid_constant__ Pa
   wgmma_wait<0>();
   float r[2] = {1, 1};
   if (kOptions) settle(y);
+  if (biased) biases.add_to_reads(y, kSlices * kTile, p.common.options, decay, push);
   if (normed) normalize(y, p.common.epsilon, r);
   if (kKeep) {
     store_floats(p.kept.tile(block, kept::kOutput), y);

@@ -40,6 +40,8 @@ struct SharedStorage {
 
 struct OptionStorage : SharedStorage {
   float2 kappa[kTile];  // times |K|^2, times |D2|^2
+  // By the step's parity and layer: adjoints of this slice's c1 or of c2, and of their momenta.
+  float biases[2][2][2][kTile];
 };
 
 struct Params {
@@ -217,13 +219,95 @@ __device__ void reset_adjoint(const Options& o, int sequence, int rank, int laye
   for (int i = 0; i < 32; ++i) dw[i] = ds[i] = 0;
 }
 
+// A thread's bias: of c1 in this CTA's slice (threads 0 .. 63), its momentum, of c2, its momentum;
+// of the latter every CTA keeps all.
+struct OwnBias {
+  int layer, which, column, index;  // which: 0 the bias, 1 its momentum; index of kBiases
+  bool speaks;                      // no other CTA has it, or none but this is to say so
+  __device__ OwnBias(bool biased, int rank) {
+    // Opaque, or the compiler keeps all of it from chunk to chunk.
+    int thread = static_cast<int>(threadIdx.x);
+    make_opaque(thread);
+    layer = thread / (2 * kTile), which = thread / kTile % 2, column = thread % kTile;
+    index = (layer == 0 ? rank : kSlices) * kTile + column;
+    speaks = biased && (layer == 0 || rank == 0);
+  }
+  __device__ float* at(OptionStorage& s, int parity) const {
+    return &s.biases[parity][layer][which][column];
+  }
+};
+
+// What the end of a chunk and the reads say of this thread's bias; `adjoint` is that after the
+// chunk, of biases and momenta. Adds to the dots; returns the adjoint before the chunk, but for
+// what the keys say.
+__device__ float bias_adjoint(const Params& p, const float (&adjoint)[2][kTile], const OwnBias& own,
+                              int sequence, int block, const float* g, float (&dots)[3]) {
+  const Options& o = p.common.options;
+  const float* states = o.bias_states + int64_t{block} * (2 * kBiases) + own.index;
+  const float* reads = o.kept.floats(block, extra_kept::kDbiases) + own.index;
+  const float a = g[128], b = g[129], e = g[130];
+  const float dc = adjoint[0][own.column], dt = adjoint[1][own.column];
+  const float c = states[0], t = states[kBiases];
+  if (own.which == 1) {
+    if (own.speaks) dots[2] = fmaf(dt, t, dots[2]);
+    return fmaf(b, dc, fmaf(e, dt, reads[kBiases]));
+  }
+  if (own.speaks) {
+    dots[0] = fmaf(dc, c, dots[0]);
+    dots[1] = fmaf(dc, t, dots[1]);
+    if (o.towards_initial) {
+      const int head = sequence % p.common.segment.heads;
+      dots[0] = fmaf(-dc, *bias_at(o.initial_c1, o.initial_c2, head, own.index), dots[0]);
+      o.dinitial_biases[int64_t{sequence} * kBiases + own.index] +=
+          fmaf(1 - a, dc, reads[2 * kBiases]);
+    }
+  }
+  return fmaf(a, dc, reads[0]);
+}
+
+// Sum over the tokens of one column of a [token, ..] tile.
+__device__ float column_sum(const bf16* tile, int column) {
+  float sum = 0;
+#pragma unroll 8
+  for (int row = 0; row < kTile; ++row) {
+    const float2 x = tile_pair(tile, row, column & ~1);
+    sum += column & 1 ? x.y : x.x;
+  }
+  return sum;
+}
+
+// What the keys say of this thread's bias, on top of what bias_adjoint left; all of it goes to the
+// first biases where the chunk began at them.
+__device__ void finish_bias(const Options& o, OptionStorage& s, const OwnBias& own, int sequence,
+                            int parity, bool begins) {
+  float bias = *own.at(s, parity);
+  if (own.which == 0) bias += column_sum(own.layer == 0 ? s.dz : s.d_o, own.column);
+  if (begins && own.speaks && own.which == 0)
+    o.dinitial_biases[int64_t{sequence} * kBiases + own.index] += bias;
+  *own.at(s, parity) = begins ? 0 : bias;
+}
+
+// Adds the dot products of a thread's two rows of a tile, over its columns, with `values`.
+__device__ void add_row_dots(float (&sum)[2], const bf16* tile, const float* values, int row) {
+  const int col = 2 * (threadIdx.x & 3);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    const float2 v = *reinterpret_cast<const float2*>(values + 8 * j + col);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float2 x = tile_pair(tile, row + 8 * i, 8 * j + col);
+      sum[i] = fmaf(x.x, v.x, fmaf(x.y, v.y, sum[i]));
+    }
+  }
+}
+
 // Adjoint of the token's delta -> adjoints of the network's output and of the error. With options
-// also what clamp_backward finds.
+// also what clamp_backward finds. `biases`, if not null: the adjoints of c2 and t2 after the chunk.
 template <bool kOptions>
 __device__ void delta_backward(const Params& p, const SharedStorage& s, const Stage& stage,
                                const OwnToken& own, int block, int row, int local, float (&d_o)[4],
                                float (&derr)[4], float (&dgain)[4], float (&dbias)[4],
-                               float2& kappa) {
+                               const float (*biases)[kTile], const float* g, float2& kappa) {
   const int f = 4 * (threadIdx.x & 15);
   const float xhat[4] = {own.xhat.x, own.xhat.y, own.xhat.z, own.xhat.w};
   const float r = own.r;
@@ -236,6 +320,11 @@ __device__ void delta_backward(const Params& p, const SharedStorage& s, const St
   for (int source = 0; source < kRanks; ++source) {
     const float4 x = *reinterpret_cast<const float4*>(&s.part[source][local][f]);
     ds[0] += x.x, ds[1] += x.y, ds[2] += x.z, ds[3] += x.w;
+  }
+  if (kOptions && biases != nullptr) {  // c2' = .. - sum g_s D2_s, t2' = .. - sum p_s D2_s
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      ds[i] -= fmaf(g[row], biases[0][f + i], g[kTile + row] * biases[1][f + i]);
   }
   if (kOptions && p.common.options.clamps()) kappa = clamp_backward(p, stage, block, row, ds);
   if (kOptions && p.common.gain == nullptr) {  // the delta is the error, which is o + ..

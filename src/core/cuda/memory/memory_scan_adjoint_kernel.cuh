@@ -74,6 +74,15 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
       static_cast<int>(min(seg.tokens - 1 - seg.first_token, int64_t{seg.chunks} * seg.chunk - 1));
   prefetch(p, s, sequence, rank, 0, keys, last_row);
   load_norm_or_ones<kOptions>(s.gain, s.bias, p.common, sequence % seg.heads);
+  const bool biased = kOptions && options.biases;
+  if constexpr (kOptions) {
+    if (biased) {
+      const OwnBias own_bias(biased, rank);
+      const float* from = own_bias.which == 0 ? bias_at(p.in.c1, p.in.c2, sequence, own_bias.index)
+                                              : bias_at(p.in.t1, p.in.t2, sequence, own_bias.index);
+      *own_bias.at(s, 0) = from == nullptr ? 0 : *from;
+    }
+  }
   store_adjoint();
   copy_wait<0>();
   fence_async();
@@ -116,6 +125,20 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
       load_frag(f, factor);
       wgmma_wait<0>();
       float dg[2] = {}, dp[2] = {};
+      if constexpr (kOptions) {
+        if (biased) {  // a bias is a weight whose input is 1
+          settle(acc), settle(back);
+          const float(&adjoint)[2][kTile] = s.biases[parity][layer];
+          if (layer == 0) {
+            constexpr float kOnes[2] = {1, 1};
+            add_columns(acc, kOnes, adjoint[0]);
+            add_columns(back, kOnes, adjoint[1]);
+          } else if (rank == 0) {  // its tokens' owners see to the rest
+            add_row_dots(dg, stage.d2, adjoint[0], row);
+            add_row_dots(dp, stage.d2, adjoint[1], row);
+          }
+        }
+      }
 #pragma unroll
       for (int i = 0; i < 16; ++i) {
         const float2 v = unpack(f[i]);
@@ -215,6 +238,13 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
         dots[1] = fmaf(dw[2 * i], y.x, fmaf(dw[2 * i + 1], y.y, dots[1]));
         dots[2] = fmaf(ds[2 * i], y.x, fmaf(ds[2 * i + 1], y.y, dots[2]));
       }
+      if constexpr (kOptions) {
+        if (biased) {
+          const OwnBias own_bias(biased, rank);
+          *own_bias.at(s, 1 - parity) =
+              bias_adjoint(p, s.biases[parity][layer], own_bias, sequence, block, g, dots);
+        }
+      }
 #pragma unroll
       for (int i = 0; i < 3; ++i) dots[i] = warp_sum(dots[i]);
       if (kOptions && options.towards_initial) {
@@ -246,8 +276,12 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     {
       float d_o[4], derr[4];
       float2 kappa;
+      const float(*biases)[kTile] = nullptr;
+      if constexpr (kOptions) {
+        if (biased) biases = s.biases[parity][1];
+      }
       delta_backward<kOptions>(p, s, stage, own, block, own_row, local, d_o, derr, dgain, dbias,
-                               kappa);
+                               biases, g, kappa);
       const uint2 x = make_uint2(pack(d_o[0], d_o[1]), pack(d_o[2], d_o[3]));
       char* here = reinterpret_cast<char*>(s.d_o) + swizzle_offset(own_row, 4 * (lane & 15));
       *reinterpret_cast<uint2*>(here) = x;
@@ -336,8 +370,9 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     if (layer == 0) store_fragment(p.kept.tile(block, kept::kDkPart + rank), back);
     if constexpr (kOptions) {
       settle(dw);
-      if (options.reset(sequence / seg.heads, chunk))
-        reset_adjoint(options, sequence, rank, layer, dw, ds);
+      const bool begins = options.reset(sequence / seg.heads, chunk);
+      if (begins) reset_adjoint(options, sequence, rank, layer, dw, ds);
+      if (biased) finish_bias(options, s, OwnBias(biased, rank), sequence, 1 - parity, begins);
     }
     store_adjoint();
     copy_wait<0>();
@@ -346,6 +381,14 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
   }
   store_slice(dw, layer ? p.out.w2 : p.out.w1, sequence, rank, layer);
   store_slice(ds, layer ? p.out.s2 : p.out.s1, sequence, rank, layer);
+  if constexpr (kOptions) {
+    const OwnBias own_bias(biased, rank);
+    if (own_bias.speaks) {
+      float* to = own_bias.which == 0 ? bias_at(p.out.c1, p.out.c2, sequence, own_bias.index)
+                                      : bias_at(p.out.t1, p.out.t2, sequence, own_bias.index);
+      if (to != nullptr) *to = *own_bias.at(s, seg.chunks & 1);
+    }
+  }
   float* parts = p.norm_parts + ((int64_t{sequence} * kRanks + rank) * kOwned + local) * 2 * kTile +
                  4 * (lane & 15);
 #pragma unroll

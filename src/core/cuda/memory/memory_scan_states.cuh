@@ -2,6 +2,7 @@
 #pragma once
 
 #include "src/core/cuda/memory/memory_activation.cuh"
+#include "src/core/cuda/memory/memory_rows.cuh"
 #include "src/core/cuda/memory/memory_slice.cuh"
 
 namespace mnemo::memory {
@@ -16,6 +17,7 @@ constexpr uint32_t kPartBytes = kOwned * kTile * 4, kDeltaBytes = kOwned * kTile
 constexpr int kSquareParts = 8;  // of a CTA's hidden units
 using Squares = float[2][kSquareParts][kTile];
 constexpr uint32_t kSquareBytes = sizeof(Squares);
+constexpr int kBiasRows = 3;
 
 template <bool kOptions>
 struct SharedStorage {
@@ -34,6 +36,9 @@ struct SharedStorage {
   // By the chunk's parity, since the other CTA sends the next one's before it waits for this one.
   uint64_t square_bar[2];
   alignas(16) Squares squares[kOptions ? 2 : 1][kOptions ? kRanks : 1];  // then by source CTA
+  float clamp_factors[kOptions ? kTile : 4];
+  // Biases and their momenta: c1 of this CTA's slices, then c2, which both CTAs keep.
+  float biases[kOptions ? 2 : 1][kOptions ? kBiasRows : 1][kOptions ? kTile : 4];
 };
 
 struct Params {
@@ -86,13 +91,19 @@ struct TokenDelta {
     fixed_sum = token_sum((fixed[0] + fixed[1]) + (fixed[2] + fixed[3]));
   }
 
-  // Without a norm, gains of one and biases of zero, the delta is the error itself.
+  // Without a norm, gains of one and biases of zero, the delta is the error itself. c2: the last
+  // layer's biases, or null.
   template <typename Storage>
-  __device__ uint2 finish(const Storage& s, int local, float epsilon, bool normed) const {
+  __device__ uint2 finish(const Storage& s, int local, float epsilon, bool normed,
+                          const float* c2) const {
     const int f = 4 * (threadIdx.x & 15);
     const float4 mine = *reinterpret_cast<const float4*>(&s.part[0][local][f]);
     const float4 other = *reinterpret_cast<const float4*>(&s.part[1][local][f]);
-    const float o[4] = {mine.x + other.x, mine.y + other.y, mine.z + other.z, mine.w + other.w};
+    float o[4] = {mine.x + other.x, mine.y + other.y, mine.z + other.z, mine.w + other.w};
+    if (c2 != nullptr) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) o[i] += c2[f + i];
+    }
     if (!normed)
       return make_uint2(pack(o[0] + fixed[0], o[1] + fixed[1]),
                         pack(o[2] + fixed[2], o[3] + fixed[3]));
@@ -248,6 +259,7 @@ __device__ float clamp_factor(const Options& o, const Squares (&squares)[kRanks]
 #pragma unroll
     for (int mask = 1; mask < 8; mask *= 2) sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], mask);
   }
+  if (o.biases) sums[0] += 1, sums[3] += 1;
   const float norm2 = fmaf(sums[0], sums[2], sums[1] * sums[3]);
   const float factor = sqrtf(o.limit2 / (o.limit2 + norm2));
   const bool speaks = writes && lane == 0;
@@ -261,6 +273,50 @@ __device__ float clamp_factor(const Options& o, const Squares (&squares)[kRanks]
   if (hits != 0 && o.clamp_hits != nullptr && (threadIdx.x & 31) == 0)
     atomicAdd(o.clamp_hits, __popc(hits));
   return factor;
+}
+
+// The bias that a thread keeps, threads 0 .. 191: c1 of this CTA's slices, then c2.
+struct OwnBias {
+  int row, column, index;  // in s.biases, and of kBiases
+  bool keeps, speaks;      // speaks: the other CTA, which has c2 too, does not
+  __device__ OwnBias(bool biased, int rank) {
+    // Opaque, or the compiler keeps all of it from chunk to chunk.
+    int thread = static_cast<int>(threadIdx.x);
+    make_opaque(thread);
+    row = thread / kTile, column = thread % kTile;
+    index = row < 2 ? (2 * rank + row) * kTile + column : kSlices * kTile + column;
+    keeps = biased && row < kBiasRows;
+    speaks = keeps && (row < 2 || rank == 0);
+  }
+};
+
+// c -= sum g_s D_s, t -= sum p_s D_s behind what the chunk's end does to them; g with the clamp's
+// factors where it clamps.
+template <typename Storage>
+__device__ void update_bias(const Params& p, Storage& s, const OwnBias& own, const float* g,
+                            int head) {
+  const Options& o = p.common.options;
+  float& c = s.biases[0][own.row][own.column];
+  float& t = s.biases[1][own.row][own.column];
+  const float a = g[128], b = g[129], e = g[130];
+  c = fmaf(a, c, b * t), t *= e;
+  if (o.towards_initial) c = fmaf(1 - a, *bias_at(o.initial_c1, o.initial_c2, head, own.index), c);
+  // D1 lies as [hidden, token], D2 as [token, f].
+  const bf16* tile = own.row < 2 ? s.d1[own.row] : s.d2;
+#pragma unroll 8
+  for (int token = 0; token < kTile; token += 2) {
+    float2 d;
+    if (own.row < 2) {
+      d = tile_pair(tile, own.column, token);
+    } else {
+      const float2 x = tile_pair(tile, token, own.column & ~1);
+      const float2 y = tile_pair(tile, token + 1, own.column & ~1);
+      d = own.column & 1 ? make_float2(x.y, y.y) : make_float2(x.x, y.x);
+    }
+    if (o.clamps()) d.x *= s.clamp_factors[token], d.y *= s.clamp_factors[token + 1];
+    c -= fmaf(g[token], d.x, g[token + 1] * d.y);
+    t -= fmaf(g[kTile + token], d.x, g[kTile + token + 1] * d.y);
+  }
 }
 
 }  // namespace

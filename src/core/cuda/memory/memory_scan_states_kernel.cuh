@@ -35,10 +35,18 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     to_frag(frag, w), store_frag(s.state[slice][layer], frag);
     to_frag(frag, m), store_frag(s.state[slice][2 + layer], frag);
   };
+  const bool biased = kOptions && o.biases;
   // A chunk that begins at W_0; the same for all threads of the cluster.
   const auto reset = [&](int chunk) {
-    if (o.reset(sequence / seg.heads, chunk))
-      reset_state(o, sequence % seg.heads, hidden_slice, layer, w, m);
+    if (!o.reset(sequence / seg.heads, chunk)) return;
+    reset_state(o, sequence % seg.heads, hidden_slice, layer, w, m);
+    if constexpr (kOptions) {
+      const OwnBias own_bias(biased, rank);
+      if (!own_bias.keeps) return;
+      s.biases[0][own_bias.row][own_bias.column] =
+          *bias_at(o.initial_c1, o.initial_c2, sequence % seg.heads, own_bias.index);
+      s.biases[1][own_bias.row][own_bias.column] = 0;
+    }
   };
   const bool clamps = kOptions && o.clamps(), normed = !kOptions || p.common.gain != nullptr;
   const Prefetcher prefetcher(p, sequence);
@@ -51,7 +59,16 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     if (kOptions) mbar_init(&s.square_bar[0], 1 + 16), mbar_init(&s.square_bar[1], 1 + 16);
     mbar_init_fence();
   }
-  if (kOptions) reset(0);
+  if constexpr (kOptions) {
+    const OwnBias own_bias(biased, rank);
+    if (own_bias.keeps) {
+      const float* c = bias_at(p.in.c1, p.in.c2, sequence, own_bias.index);
+      const float* t = bias_at(p.in.t1, p.in.t2, sequence, own_bias.index);
+      s.biases[0][own_bias.row][own_bias.column] = c == nullptr ? 0 : *c;
+      s.biases[1][own_bias.row][own_bias.column] = t == nullptr ? 0 : *t;
+    }
+    reset(0);
+  }
   store_state();
   copy_wait<0>();
   fence_async();
@@ -86,10 +103,26 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
                  s.state, 8 * kTileBytes);
       bulk_commit();
     }
+    if constexpr (kOptions) {
+      const OwnBias own_bias(biased, rank);
+      if (own_bias.speaks) {
+        float* to = o.bias_states + (int64_t{sequence} * seg.chunks + chunk) * (2 * kBiases);
+        to[own_bias.index] = s.biases[0][own_bias.row][own_bias.column];
+        to[kBiases + own_bias.index] = s.biases[1][own_bias.row][own_bias.column];
+      }
+    }
     if (chunk + 1 < seg.chunks) prefetcher.start(p, s, sequence, rank, chunk + 1);
     wgmma_wait<0>();
     uint32_t slope[8];
     settle(acc);
+    if constexpr (kOptions) {
+      if (biased) {
+        const float* c1 = &s.biases[0][slice][16 * (warp & 3) + lane / 4];
+        const float c[2] = {c1[0], c1[8]};
+#pragma unroll
+        for (int i = 0; i < 16; ++i) acc[i] += c[(i >> 1) & 1];
+      }
+    }
     with_activation(p.common.gelu, [&](auto act) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
@@ -144,7 +177,8 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     delta.prepare(s, k_tile, s.v[parity], own_row, local, p.common.residual);
     mbar_wait(&s.part_bar, parity);
     {
-      const uint2 d = delta.finish(s, local, p.common.epsilon, normed);
+      const uint2 d =
+          delta.finish(s, local, p.common.epsilon, normed, biased ? s.biases[0][2] : nullptr);
       *reinterpret_cast<uint2*>(d2_here) = d;
       send(d2_there, d, d2_bar_there);
       __syncwarp();
@@ -174,6 +208,7 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
         const float factor = clamp_factor(o, s.squares[parity], s.d2, k_tile, g, rank == 0,
                                           sequence * seg.chunks + chunk, seg.count(chunk),
                                           const_cast<float*>(p.common.coefficients));
+        if ((thread & 7) == 0) s.clamp_factors[thread >> 3] = factor;
         scale_tokens(s.scaled[0], k_tile, g, factor);
         scale_tokens(s.scaled[1], s.d2, g, factor);
       }
@@ -193,6 +228,8 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
     }
     if constexpr (kOptions) {
       settle(w), settle(m);
+      const OwnBias own_bias(biased, rank);
+      if (own_bias.keeps) update_bias(p, s, own_bias, g, sequence % seg.heads);
       if (chunk + 1 < seg.chunks) reset(chunk + 1);
     }
     store_state();
@@ -202,6 +239,15 @@ __global__ void __cluster_dims__(kRanks, 1, 1) __launch_bounds__(kThreads, 1)
   }
   store_slice(w, layer ? p.out.w2 : p.out.w1, sequence, hidden_slice, layer);
   store_slice(m, layer ? p.out.s2 : p.out.s1, sequence, hidden_slice, layer);
+  if constexpr (kOptions) {
+    const OwnBias own_bias(biased, rank);
+    if (own_bias.speaks) {
+      float* c = bias_at(p.out.c1, p.out.c2, sequence, own_bias.index);
+      float* t = bias_at(p.out.t1, p.out.t2, sequence, own_bias.index);
+      if (c != nullptr) *c = s.biases[0][own_bias.row][own_bias.column];
+      if (t != nullptr) *t = s.biases[1][own_bias.row][own_bias.column];
+    }
+  }
   if (thread == 0) bulk_wait();
   cluster_sync();  // nobody leaves while its shared memory may still be written
 }
