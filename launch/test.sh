@@ -8,11 +8,12 @@
 #                  threads, resume, crash, corrupt, job, hosts, cuda
 #                  `cuda` needs a GPU and the CUDA toolkit, and is never run without being named
 #   --all          all tests but `long`; `quick` under the address and undefined-behaviour
-#                  sanitizers; `threads` under the thread sanitizer; the CUDA backend and its
-#                  tests compiled where nvcc is found
+#                  sanitizers; `threads` under the thread sanitizer; `cuda` on a CPU in the place
+#                  of a GPU (tests/simt); the CUDA backend and its tests compiled where nvcc is
+#                  found
 #   --no-install   fail if a package is missing instead of installing it
 #
-# Builds lie in build/, build-asan/, build-tsan/ and build-cuda/. Ends with CTest's summary; the
+# Builds lie in build/, build-asan/, build-tsan/, build-simt/ and build-cuda/. Ends with CTest's summary; the
 # exit code is not 0 if anything failed.
 set -euo pipefail
 # shellcheck source=launch/common.sh
@@ -79,6 +80,19 @@ test_threads() {
   # OpenBLAS is not instrumented: its own threads would look like races.
   # Here every file is compiled by itself, so that each is seen to include what it needs.
   OPENBLAS_NUM_THREADS=1 test_sanitized tsan thread threads -DCMAKE_UNITY_BUILD=OFF
+}
+
+# The CUDA backend on a CPU.
+test_emulated() {
+  local dir="$root/build-simt" targets
+  say "simt: label cuda on a CPU in the place of a GPU"
+  configure "$dir" -DCMAKE_BUILD_TYPE=Release -DMNEMO_CUDA=EMULATED
+  mapfile -t targets < <(targets_of "$dir" cuda)
+  if build "$dir" "${targets[@]}"; then
+    run_tests simt "$dir" -L '^cuda$'
+  else
+    failed+=("simt (build)")
+  fi
 }
 
 # What needs a GPU, without running it.
@@ -152,6 +166,7 @@ main() {
   if ((everything)); then
     test_sanitized asan "address;undefined" quick
     test_threads
+    test_emulated
     compile_cuda
   fi
 

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <mutex>
 #include <span>
 
 #include "tests/simt/threads.h"
@@ -20,6 +21,7 @@ namespace {
 namespace context = boost::context;
 
 constexpr size_t kStackBytes = 256 << 10;
+constexpr size_t kMostBytes = 227 << 10;  // of dynamic shared memory a block
 
 context::fiber scheduler;  // where a thread that waits goes
 const std::function<void()>* kernel = nullptr;
@@ -100,9 +102,9 @@ void RunCluster() {
     bool any = false;
     for (size_t i = 0; i < warps; ++i) {
       const size_t warp = settings.backwards ? warps - 1 - i : i;
-      const size_t first = warp * kLanes;
-      const size_t count = std::min<size_t>(kLanes, cluster.threads.size() - first);
-      any = RunWarp({cluster.threads.data() + first, count}) || any;
+      const int first = cluster.warps[warp].first;
+      const size_t end = warp + 1 < warps ? cluster.warps[warp + 1].first : cluster.threads.size();
+      any = RunWarp({cluster.threads.data() + first, end - first}) || any;
     }
     if (any) continue;
     if (cluster.late.empty()) DieWaiting();
@@ -113,34 +115,48 @@ void RunCluster() {
   if (!cluster.late.empty()) Die("a cluster ended with bytes on their way to its shared memory");
 }
 
-// Blocks first .. first + ranks - 1 with `threads` threads each.
-void SetUpCluster(int first, int ranks, int threads) {
-  static std::vector<std::unique_ptr<Thread>> pool;
+// `index` of a grid or block, counted with x first.
+Dim Place(const Dim& size, unsigned index) {
+  return {index % size.x, index / size.x % size.y, index / size.x / size.y};
+}
+
+// Blocks first .. first + ranks - 1; what a cluster before them used is used again.
+void SetUpCluster(unsigned first, int ranks, int bytes) {
+  static std::vector<std::unique_ptr<Thread>> threads;
+  static std::vector<std::unique_ptr<Warp>> warps;
   static std::vector<std::byte*> memories;
-  while (memories.size() < static_cast<size_t>(ranks))
+  const int count = static_cast<int>(block_size.count()),
+            warps_each = (count + kLanes - 1) / kLanes;
+  while (memories.size() < static_cast<size_t>(ranks)) {
     memories.push_back(static_cast<std::byte*>(std::aligned_alloc(kBlockBytes, kBlockBytes)));
-  cluster = {};
-  cluster.live = ranks * threads;
-  for (int rank = 0; rank < ranks; ++rank) {
     cluster.blocks.push_back(std::make_unique<Block>());
-    Block& block = *cluster.blocks.back();
-    block.index.x = first + rank, block.index.y = block.index.z = 0;
-    block.rank = rank, block.live = threads, block.shared = memories[rank];
-    std::memset(block.shared, 0xff, kBlockBytes);
-    for (int i = 0; i < threads; ++i) {
+  }
+  while (warps.size() < static_cast<size_t>(ranks * warps_each))
+    warps.push_back(std::make_unique<Warp>());
+  while (threads.size() < static_cast<size_t>(ranks * count)) {
+    threads.push_back(std::make_unique<Thread>());
+    threads.back()->fiber = MakeFiber();
+  }
+  cluster.warps.clear(), cluster.threads.clear();
+  cluster.barrier = {};
+  cluster.live = ranks * count;
+  for (int rank = 0; rank < ranks; ++rank) {
+    Block& block = *cluster.blocks[rank];
+    block = {Place(grid_size, first + rank), rank, count, {}, memories[rank]};
+    std::memset(block.shared, 0xff, bytes);
+    for (int i = 0; i < count; ++i) {
       if (i % kLanes == 0) {
-        cluster.warps.push_back(std::make_unique<Warp>());
-        cluster.warps.back()->block = &block, cluster.warps.back()->index = i / kLanes;
+        Warp& warp = *warps[rank * warps_each + i / kLanes];
+        warp.block = &block, warp.index = i / kLanes;
+        warp.live = warp.groups = 0;
+        warp.meeting = {};
+        cluster.warps.push_back({&warp, static_cast<int>(cluster.threads.size())});
       }
-      const size_t number = cluster.threads.size();
-      if (number == pool.size()) {
-        pool.push_back(std::make_unique<Thread>());
-        pool.back()->fiber = MakeFiber();
-      }
-      Thread& t = *pool[number];
-      t.index = {static_cast<unsigned>(i), 0, 0};
-      t.lane = i % kLanes, t.block = &block, t.warp = cluster.warps.back().get(), t.done = false;
-      t.watched = nullptr, t.copies.Clear();
+      Thread& t = *threads[cluster.threads.size()];
+      t.index = Place(block_size, i);
+      t.lane = i % kLanes, t.block = &block, t.warp = cluster.warps.back().warp, t.done = false;
+      t.watched = nullptr;
+      t.copies.Clear();
       ++t.warp->live;
       cluster.threads.push_back(&t);
     }
@@ -160,16 +176,20 @@ const Dim& BlockIndex() { return current->block->index; }
 const Dim& BlockSize() { return block_size; }
 const Dim& GridSize() { return grid_size; }
 
-void RunGrid(int blocks, int threads, int bytes, int ranks, const std::function<void()>& body) {
-  if (blocks <= 0 || threads <= 0 || threads > 1024 || blocks % ranks != 0 ||
-      bytes > static_cast<int>(kBlockBytes) - 29 * 1024) {
-    Die("no such grid: " + std::to_string(blocks) + " blocks of " + std::to_string(threads) +
-        " threads and " + std::to_string(bytes) + " bytes in clusters of " + std::to_string(ranks));
+void RunGrid(const Dim& blocks, const Dim& threads, int bytes, int ranks,
+             const std::function<void()>& body) {
+  if (blocks.count() == 0 || threads.count() == 0 || threads.count() > 1024 ||
+      blocks.count() % ranks != 0 || bytes > static_cast<int>(kMostBytes)) {
+    Die("no such grid: " + std::to_string(blocks.count()) + " blocks of " +
+        std::to_string(threads.count()) + " threads and " + std::to_string(bytes) +
+        " bytes in clusters of " + std::to_string(ranks));
   }
-  block_size.x = threads, grid_size.x = blocks;
+  static std::mutex mutex;
+  std::lock_guard lock(mutex);
+  block_size = threads, grid_size = blocks;
   kernel = &body;
-  for (int first = 0; first < blocks; first += ranks) {
-    SetUpCluster(first, ranks, threads);
+  for (unsigned first = 0; first < blocks.count(); first += ranks) {
+    SetUpCluster(first, ranks, bytes);
     RunCluster();
   }
 }

@@ -28,6 +28,10 @@ extern Settings settings;
 
 struct Dim {
   unsigned x = 1, y = 1, z = 1;
+  Dim() = default;
+  Dim(unsigned nx, unsigned ny = 1, unsigned nz = 1) : x(nx), y(ny), z(nz) {}  // NOLINT
+  Dim(int nx) : x(static_cast<unsigned>(nx)) {}                                // NOLINT
+  unsigned count() const { return x * y * z; }
 };
 
 struct Thread;
@@ -41,8 +45,22 @@ const Dim& BlockIndex();
 const Dim& BlockSize();
 const Dim& GridSize();
 
-// Runs body by every thread of a grid; `bytes` of dynamic shared memory a block.
-void RunGrid(int blocks, int threads, int bytes, int cluster, const std::function<void()>& body);
+// Runs body by every thread of a grid; `bytes` of dynamic shared memory a block. Host threads take
+// turns.
+void RunGrid(const Dim& blocks, const Dim& threads, int bytes, int cluster,
+             const std::function<void()>& body);
+
+// What launches.py makes of CUDA's launches.
+inline void Launch(const Dim& blocks, const Dim& threads, int bytes, const void* /*stream*/,
+                   const std::function<void()>& body) {
+  RunGrid(blocks, threads, bytes, 1, body);
+}
+
+// The device's memory. Null where no more is left.
+constexpr size_t kDeviceBytes = size_t{4} << 30;
+void* Allocate(size_t bytes);
+void Free(void* p);
+size_t AllocatedBytes();
 
 // ---- What threads of a warp, block or cluster do together --------------------------------------
 

@@ -40,6 +40,17 @@ TEST_P(Machine, ThreadsHaveTheirPlaces) {
   EXPECT_EQ(seen, std::vector<int>(5 * 70, 1));
 }
 
+TEST_P(Machine, GridsAndBlocksHaveThreeDimensions) {
+  std::vector<int> seen(2 * 3 * 4 * 5);
+  RunGrid(Dim(2, 3), Dim(4, 5), 0, 1, [&] {
+    const Dim block = BlockIndex(), thread = ThreadIndex();
+    EXPECT_EQ(Lane(), static_cast<int>(thread.y * 4 + thread.x));
+    EXPECT_EQ(block.z + thread.z, 0u);
+    ++seen[((block.y * 2 + block.x) * 5 + thread.y) * 4 + thread.x];
+  });
+  EXPECT_EQ(seen, std::vector<int>(seen.size(), 1));
+}
+
 TEST_P(Machine, LanesExchange) {
   // 40 threads: the second warp has eight lanes.
   RunGrid(1, 40, 0, 1, [&] {
@@ -166,6 +177,16 @@ TEST_P(Machine, BlocksOfAClusterSend) {
     EXPECT_EQ(got[1], static_cast<uint32_t>(Thread()));
     ClusterBarrier();
   });
+}
+
+TEST(MachineMemory, HasAnEnd) {
+  const size_t before = AllocatedBytes();
+  void* some = Allocate(1 << 20);
+  ASSERT_NE(some, nullptr);
+  EXPECT_GE(AllocatedBytes(), before + (1 << 20));
+  EXPECT_EQ(Allocate(kDeviceBytes), nullptr);
+  Free(some);
+  EXPECT_EQ(AllocatedBytes(), before);
 }
 
 // ---- Matrix products ---------------------------------------------------------------------------

@@ -93,8 +93,12 @@ struct Block {
 
 // The cluster that runs.
 struct Cluster {
-  std::vector<std::unique_ptr<Block>> blocks;
-  std::vector<std::unique_ptr<Warp>> warps;
+  struct Place {
+    Warp* warp;
+    int first;  // of its threads
+  };
+  std::vector<std::unique_ptr<Block>> blocks;  // as many as any cluster had
+  std::vector<Place> warps;
   std::vector<Thread*> threads;
   Meeting barrier;
   int live = 0;

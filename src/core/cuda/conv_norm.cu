@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kThreads, kConvForwardBlocks)
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     ring.Fetch(k, next, first + k < own);
-    CommitFetches();
+    CommitCopies();
     next += s.width;
   }
   Lane sums[kConvTaps] = {};
@@ -43,10 +43,10 @@ __global__ void __launch_bounds__(kThreads, kConvForwardBlocks)
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       const int t = t0 + k;
-      WaitForFetches<3>();
+      WaitForCopies<3>();
       AddRow(taps, Widen(ring.Take(k)), k, sums);
       ring.Fetch(k, next, t + 4 < own);
-      CommitFetches();
+      CommitCopies();
       next += s.width;
       Lane out = sums[PlaceOf(k, 0)];
 #pragma unroll
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kThreads, kConvForwardBlocks)
       to += s.width;
     }
   }
-  WaitForFetches<0>();
+  WaitForCopies<0>();
 }
 
 }  // namespace

@@ -86,7 +86,7 @@ __device__ __forceinline__ void Walk(const Sizes& s, const Rows<T>& at, int sequ
     rings->x.Fetch(k, t < 0 ? at.before + before(t) : at.x + next,
                    here && t >= -kBefore && t < read_end);
     rings->grad_y.Fetch(k, at.grad_y + next, here && t >= 0 && t < read_end);
-    CommitFetches();
+    CommitCopies();
     next += s.width;
   }
   Lane sums[kConvTaps] = {}, grad_c[kConvTaps] = {};
@@ -102,12 +102,12 @@ __device__ __forceinline__ void Walk(const Sizes& s, const Rows<T>& at, int sequ
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       const int t = t0 + k, u = t - kBefore;
-      WaitForFetches<3>();
+      WaitForCopies<3>();
       AddRow(taps, Widen(rings->x.Take(half + k)), k, sums);
       const Raw<T> dy = rings->grad_y.Take(k);
       rings->x.Fetch((half ^ 4) + k, at.x + next, here && t + 4 < read_end);
       rings->grad_y.Fetch(k, at.grad_y + next, here && t + 4 < read_end);
-      CommitFetches();
+      CommitCopies();
       grad_c[PlaceOf(k, 0)] = GradientOfSum<T, kLanes>(sums[PlaceOf(k, 0)], dy, s);
       const int slot = k < kBefore ? (half ^ 4) + k + 1 : half;
       const Lane dx = FinishRow(taps, Widen(rings->x.Take(slot)), k, grad_c, grad_w);
@@ -122,7 +122,7 @@ __device__ __forceinline__ void Walk(const Sizes& s, const Rows<T>& at, int sequ
       for (Lane& of_tap : grad_w) of_tap = {};  // that was for the run before
     }
   }
-  WaitForFetches<0>();
+  WaitForCopies<0>();
 }
 
 // A block's warps have different runs of the same features; it leaves a share [width, taps] of the

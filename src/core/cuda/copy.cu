@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(32 * kTileRows)
     transpose_kernel(const __grid_constant__ Walk<2> outer, Transposition dims, const From* x,
                      To* out) {
   constexpr int kSide = 32 * P;
-  __shared__ alignas(16) To tile[kSide][kSide + P];  // [dim 0][dim 1]
+  __shared__ __align__(16) To tile[kSide][kSide + P];  // [dim 0][dim 1]
   const int column = static_cast<int>(threadIdx.x) * P;
   const int64_t tiles = dims.tiles0 * dims.tiles1, work = outer.count * tiles;
   for (int64_t w = blockIdx.x; w < work; w += gridDim.x) {

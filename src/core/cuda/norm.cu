@@ -52,14 +52,13 @@ struct Seat {
   }
 };
 
-// Of the block's team 0 or 1 (teams of several warps are at most two). A barrier that is named by
-// a variable would take all of a block's.
+// Of the block's team 0 or 1 (teams of several warps are at most two).
 static_assert(kWarps <= 5);
 __device__ __forceinline__ void TeamBarrier(int team, int threads) {
   if (team == 0) {
-    asm volatile("bar.sync 1, %0;" ::"r"(threads) : "memory");
+    NamedBarrier<1>(threads);
   } else {
-    asm volatile("bar.sync 2, %0;" ::"r"(threads) : "memory");
+    NamedBarrier<2>(threads);
   }
 }
 

@@ -15,10 +15,7 @@ struct RowRing {
   __device__ __forceinline__ void Fetch(int slot, const T* from, bool there) {
 #pragma unroll
     for (int i = 0; i < Raw<T>::kWords; ++i) {
-      const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(&words[slot][i][threadIdx.x]));
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
-                   "l"(reinterpret_cast<const uint4*>(from) + i), "r"(there ? 16 : 0)
-                   : "memory");
+      CopyAsync16(&words[slot][i][threadIdx.x], reinterpret_cast<const uint4*>(from) + i, there);
     }
   }
 
@@ -30,15 +27,5 @@ struct RowRing {
     return raw;
   }
 };
-
-// Copies since the last commit are one batch; the wait is for all but the last kPending batches of
-// this thread.
-__device__ __forceinline__ void CommitFetches() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int kPending>
-__device__ __forceinline__ void WaitForFetches() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
 
 }  // namespace mnemo::cuda

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "src/core/cuda/check.h"
 #include "src/core/cuda/cuda_backend.h"
 
 namespace mnemo::testing {
@@ -33,7 +34,9 @@ void PoisonFreeMemory() {
   auto& device = static_cast<CudaDevice&>(Backend::For(kGpu));
   std::vector<Tensor> all;
   while (device.arena().largest_free_bytes() > 0) {
-    all.push_back(Tensor::Full({device.arena().largest_free_bytes() / 2}, NAN, DType::kBF16, kGpu));
+    const int64_t bytes = device.arena().largest_free_bytes();
+    all.push_back(Tensor::Empty({bytes / 2}, DType::kBF16, kGpu));
+    MNEMO_CUDA(cudaMemsetAsync(all.back().raw(), 0xff, bytes, device.stream()));  // NaN
   }
 }
 

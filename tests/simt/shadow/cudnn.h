@@ -1,0 +1,4 @@
+// See cuda_runtime.h beside this: graphs of cuDNN are tests/simt/sdpa.cc.
+#pragma once
+
+using cudnnHandle_t = void*;
