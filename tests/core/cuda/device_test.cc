@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <thread>
+#include <utility>
 
 #include "src/core/cuda/cuda_backend.h"
 #include "tests/core/cuda/gpu_case.h"
@@ -90,13 +91,22 @@ TEST(CudaDevice, SquaredNormsOfManyTensors) {
   std::vector<Tensor> tensors;
   std::vector<double> want;
   for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF64}) {
+    // Aligned to 16 bytes, and one element behind that.
     for (const int64_t n : {0, 1, 33, 1000, 3'000'017}) {
-      const Tensor x = Uniform({n}, 1 + tensors.size()).To(dtype);
-      long double sum = 0;  // in double, rounding would be the larger error
-      for (const long double value : x.ToDoubles()) sum += value * value;
-      tensors.push_back(x.To(kGpu));
-      want.push_back(static_cast<double>(sum));
+      for (const int64_t skipped : {0, 1}) {
+        const Tensor x = Uniform({n + skipped}, 1 + tensors.size()).To(dtype);
+        long double sum = 0;  // in double, rounding would be the larger error
+        for (const long double value : x.Slice(0, skipped, n + skipped).ToDoubles())
+          sum += value * value;
+        tensors.push_back(x.To(kGpu).Slice(0, skipped, n + skipped));
+        want.push_back(static_cast<double>(sum));
+      }
     }
+  }
+  // More than one launch takes.
+  for (int i = 0; i < 1100; ++i) {
+    tensors.push_back(Tensor::Full({5}, i, DType::kF32, kGpu));
+    want.push_back(5.0 * i * i);
   }
   const std::vector<double> got = Gpu().SquaredNorms(tensors);
   ASSERT_EQ(got.size(), want.size());
@@ -124,11 +134,13 @@ TEST(CudaDevice, AdamWFollowsTheCpu) {
                        .correction2 = 0.0199,
                        .gradient_scale = 0.7};
   for (const DType dtype : {DType::kF32, DType::kF64}) {
-    for (const int64_t n : {1, 7, 1'000'003}) {
-      const auto run = [&](Device device, DType type) {
+    for (const auto& [n, skipped] : std::vector<std::pair<int64_t, int64_t>>{
+             {1, 0}, {7, 0}, {1'000'003, 0}, {1'000'003, 1}}) {  // the last not aligned to 16 bytes
+      const auto run = [&, n = n, skipped = skipped](Device device, DType type) {
         std::vector<Tensor> x;
         for (int i = 0; i < 4; ++i) {
-          x.push_back(Uniform({n}, 1 + i, i == 3 ? 0.01 : -1, 1).To(dtype).To(type).To(device));
+          const Tensor all = Uniform({n + skipped}, 1 + i, i == 3 ? 0.01 : -1, 1);
+          x.push_back(all.To(dtype).To(type).To(device).Slice(0, skipped, n + skipped));
         }
         for (int i = 0; i < 3; ++i) Backend::For(device).AdamW(step, x[0], x[1], x[2], x[3]);
         return x;
@@ -136,7 +148,7 @@ TEST(CudaDevice, AdamWFollowsTheCpu) {
       const std::vector<Tensor> got = run(kGpu, dtype), want = run({}, DType::kF64);
       for (int i = 1; i < 4; ++i) {
         ExpectClose(got[i], want[i], {.absolute = 32 * UnitRoundoff(dtype), .scale = 1},
-                    fmt::format("{} {} tensor {}", Name(dtype), n, i));
+                    fmt::format("{} {} + {} tensor {}", Name(dtype), skipped, n, i));
       }
     }
   }
