@@ -55,10 +55,12 @@ BackwardPlan PlanBackward(const Shape& q, const AttentionPart& part, bool determ
 
 // The fused op's kernel through `calls`, which has to live as long as it. `scores`: the limit of
 // PlanBackward.
+inline constexpr int64_t kAttentionScores = int64_t{2} << 30;
 FusedOp<AttentionAttributes>::Kernel AttentionKernel(AttentionCalls& calls,
-                                                     int64_t scores = int64_t{2} << 30);
+                                                     int64_t scores = kAttentionScores);
 
-// Makes attention on GPUs run through cuDNN: bf16, head dim a multiple of 8 up to 128.
-void RegisterAttention();
+// Makes attention on GPUs run through cuDNN: bf16, head dim a multiple of 8 up to 128. Called again
+// it sets another limit.
+void RegisterAttention(int64_t scores = kAttentionScores);
 
 }  // namespace mnemo::cuda

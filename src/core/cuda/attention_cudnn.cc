@@ -50,10 +50,10 @@ class CudnnCalls final : public AttentionCalls {
 
 }  // namespace
 
-void RegisterAttention() {
+void RegisterAttention(int64_t scores) {
   // Never destroyed: at the program's end cuDNN may be gone first.
   static auto* calls = new CudnnCalls;
-  AttentionOp().Register(DeviceType::kCuda, AttentionKernel(*calls));
+  AttentionOp().Register(DeviceType::kCuda, AttentionKernel(*calls, scores));
 }
 
 }  // namespace mnemo::cuda

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "src/core/cuda/attention_merge.h"
 #include "src/core/cuda/cross_entropy.h"
 #include "src/core/cuda/cuda_backend.h"
 #include "src/core/cuda/gate_kernels.h"
@@ -102,6 +103,64 @@ TEST(BareKernels, LossAndGradient) {
         }
       }
     }
+  }
+}
+
+// Parts of attention merged into the first one's memory, as many as there can be, fewer, and more
+// vectors than the grid has threads (a second turn of its loop).
+TEST(BareKernels, MergesPartsOfAttention) {
+  struct Case {
+    int64_t batch, tokens, heads, head_dim;
+    int parts;
+  };
+  const int64_t threads = int64_t{16} * 256 * Gpu().multiprocessors();
+  for (const Case& c :
+       {Case{2, 5, 3, 8, 2}, Case{1, 7, 2, 40, 3}, Case{3, 9, 2, 128, cuda::kMaxAttentionParts},
+        Case{1, threads / 16 + 100, 1, 128, 2}}) {
+    SCOPED_TRACE(fmt::format("{} {} {} {} {}", c.batch, c.tokens, c.heads, c.head_dim, c.parts));
+    const int64_t rows = c.batch * c.tokens * c.heads;
+    cuda::MergeCall call{};
+    call.count = c.parts;
+    call.batch = c.batch, call.tokens = c.tokens, call.heads = c.heads, call.head_dim = c.head_dim;
+    std::vector<std::vector<double>> outputs, stats;
+    std::vector<Tensor> on_gpu;
+    for (int p = 0; p < c.parts; ++p) {
+      std::vector<double> own = Values(rows * c.head_dim + p), sums = Values(rows + 3 * p);
+      own.erase(own.begin(), own.begin() + p);
+      sums.erase(sums.begin(), sums.begin() + 3 * p);
+      outputs.push_back(own);
+      stats.push_back(sums);
+      on_gpu.push_back(OnGpu(own, {rows, c.head_dim}).To(DType::kBF16));
+      call.outputs[p] = on_gpu.back().raw();
+      on_gpu.push_back(OnGpu(sums, {rows}));
+      call.stats[p] = on_gpu.back().data<float>();
+    }
+    const Tensor merged_stats = Unwritten({rows});
+    call.merged = on_gpu[0].raw();
+    call.merged_stats = merged_stats.data<float>();
+    CudaScratch scratch(Gpu());
+    cuda::MergeAttention(scratch.launch(), call);
+
+    const std::vector<double> got = on_gpu[0].ToDoubles(), got_stats = merged_stats.ToDoubles();
+    int64_t wrong = 0;
+    for (int64_t row = 0; row < rows; ++row) {  // [batch, tokens, heads]; stats have heads first
+      const int64_t h = row % c.heads, t = row / c.heads % c.tokens, b = row / c.heads / c.tokens;
+      const int64_t stat = (b * c.heads + h) * c.tokens + t;
+      double sum = 0;
+      for (int p = 0; p < c.parts; ++p) sum += std::exp(stats[p][stat]);
+      if (!(std::abs(got_stats[stat] - std::log(sum)) <= 16 * 0x1p-24 * 4)) ++wrong;
+      for (int64_t f = 0; f < c.head_dim; ++f) {
+        double want = 0, size = 0;
+        for (int p = 0; p < c.parts; ++p) {
+          const double term = std::exp(stats[p][stat]) / sum * outputs[p][row * c.head_dim + f];
+          want += term;
+          size += std::abs(term);
+        }
+        const double off = std::abs(got[row * c.head_dim + f] - want);
+        if (!(off <= 0x1p-8 * std::abs(want) + 64 * 0x1p-24 * size)) ++wrong;
+      }
+    }
+    EXPECT_EQ(wrong, 0) << "of " << rows * (c.head_dim + 1);
   }
 }
 

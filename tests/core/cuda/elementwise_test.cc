@@ -1,12 +1,16 @@
 // Elementwise kernels of the waist on a GPU: sizes and layouts that take every branch.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "src/core/cuda/cuda_backend.h"
 #include "tests/core/cuda/kernel_case.h"
 
 namespace mnemo::testing {
 namespace {
+
+CudaDevice& Gpu() { return static_cast<CudaDevice&>(Backend::For(kGpu)); }
 
 const std::vector<Shape>& Shapes() {
   static const auto* shapes =
@@ -132,6 +136,57 @@ TEST(CudaElementwise, CopiesConvertAsTheCpuDoes) {
         EXPECT_EQ(there.Transpose().Contiguous().ToDoubles(),
                   x.Transpose().Contiguous().ToDoubles());
       }
+    }
+  }
+}
+
+// x [batch, n1, n0] with its last two dims swapped, on a GPU and on the CPU: the same bits.
+void ExpectTransposed(const Tensor& x, DType to) {
+  SCOPED_TRACE(fmt::format("{} {} to {}", ToString(x.shape()), Name(x.dtype()), Name(to)));
+  const Tensor there = x.Contiguous().To(kGpu);
+  const Tensor out =
+      Tensor::Full({x.dim(0), x.dim(2), x.dim(1)}, to == DType::kI32 ? -1 : NAN, to, kGpu);
+  PoisonFreeMemory();
+  Backend::For(kGpu).Copy(there.Transpose(), out);
+  EXPECT_TRUE(out.ToDoubles() == x.To(to).Transpose().ToDoubles());
+}
+
+// Side by side along different dims in x and out, 8 elements or more each way: CopyTransposed. Of 2
+// bytes on both sides and even in all sizes it is LaunchTranspose<2>, tiles of 64 x 64; else
+// LaunchTranspose<1>, tiles of 32 x 32. Whole tiles, parts of tiles, and more tiles than blocks.
+TEST(CudaElementwise, TransposesThroughTiles) {
+  const int64_t blocks = 16 * int64_t{Gpu().multiprocessors()};
+  for (const Shape& shape : {Shape{1, 64, 64}, Shape{1, 8, 10}, Shape{3, 130, 66}, Shape{2, 8, 200},
+                             Shape{1, 64 * blocks / 8 + 2, 520},  // 9 tiles a row: a second turn
+                             Shape{1, 65, 64}, Shape{3, 33, 47}, Shape{1, 32 * blocks + 40, 9}}) {
+    const Tensor x = Uniform(shape, 1, -1000, 1000);
+    for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF64, DType::kI32}) {
+      if (dtype != DType::kBF16 && x.elements() > 1'000'000) continue;
+      ExpectTransposed(x.To(dtype), dtype);
+    }
+    // Converting ones, as mixed precision needs them: LaunchTranspose<1>.
+    ExpectTransposed(x.To(DType::kF32), DType::kBF16);
+    ExpectTransposed(x.To(DType::kBF16), DType::kF32);
+    // One element at a time, in the order of the output.
+    if (x.elements() < 1'000'000) ExpectTransposed(x, DType::kF32);
+  }
+}
+
+// Pairs() refuses where a start is odd, in x or in out, and takes even ones.
+TEST(CudaElementwise, TransposesFromAnyStart) {
+  const Tensor x = Uniform({40, 52}, 1).To(DType::kBF16);
+  const Tensor there = x.To(kGpu);
+  for (const int64_t from : {0, 1, 2}) {
+    for (const int64_t to : {0, 1, 2}) {
+      SCOPED_TRACE(fmt::format("from {} to {}", from, to));
+      const Tensor out = Tensor::Full({60, 50}, NAN, DType::kBF16, kGpu);
+      const Tensor part = out.Slice(0, 3, 39).Slice(1, to, to + 32);
+      Backend::For(kGpu).Copy(there.Slice(0, 4, 36).Slice(1, from, from + 36).Transpose(), part);
+      EXPECT_EQ(part.ToDoubles(),
+                x.Slice(0, 4, 36).Slice(1, from, from + 36).Transpose().ToDoubles());
+      const std::vector<double> all = out.ToDoubles();
+      EXPECT_EQ(std::count_if(all.begin(), all.end(), [](double y) { return std::isnan(y); }),
+                60 * 50 - 36 * 32);
     }
   }
 }

@@ -37,7 +37,8 @@ double RelativeError(const std::vector<double>& got, const std::vector<double>& 
 // Runs f on both, checks that `op` was computed by its kernel, and that each output and gradient is
 // within the tolerances, in relative L2 norm, and no element off by more than six times as much of
 // the largest; gradients of f32 inputs within one of their own, if there is one. Free memory of the
-// GPU is filled with NaN before either pass.
+// GPU is filled with NaN before either pass. A second run gives the same bits, unless the policy
+// lets sums have any order.
 void CompareFused(const char* op, const Function& f, const std::vector<Values>& inputs,
                   double tolerance, double gradient_tolerance, double f32_gradient_tolerance = 0);
 

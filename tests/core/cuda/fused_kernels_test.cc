@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "src/core/cuda/cuda_backend.h"
 #include "src/core/fused/cross_entropy.h"
 #include "src/core/fused/gates.h"
 #include "src/core/fused/layers.h"
@@ -59,9 +60,38 @@ TEST(FusedKernels, RmsNormAddsToGradients) {
   }
 }
 
-TEST(FusedKernels, SwiGlu) {
+// A weight that is a constant: its gradient is not formed (NormBackward without needs[1]).
+TEST(FusedKernels, RmsNormByAConstantWeight) {
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
-    for (const Shape& shape : {Shape{8}, Shape{3, 1000}, Shape{2, 300, 2816}}) {
+    for (const auto& [width, heads] :
+         {std::pair{64, 1}, std::pair{1024, 16}, std::pair{2816, 1}, std::pair{4096, 1}}) {
+      SCOPED_TRACE(fmt::format("{} {} {}", Name(dtype), width, heads));
+      const Values weight = Normal({width}, "weight", DType::kF32, 0.3, 1);
+      const auto run = [&](std::span<const Var> x) {
+        const Tensor own = Tensor::FromHost(weight.values, {width}, DType::kF64)
+                               .To(WideType(x[0].dtype()))
+                               .To(x[0].device());
+        return std::vector<Var>{RmsNorm(x[0], Var(own), heads, 1e-6)};
+      };
+      CompareFused("rms_norm", run, {Normal({2, 333, width}, "x", dtype)}, 2 * RoundingOf(dtype),
+                   4 * RoundingOf(dtype));
+      // What has flowed into x so far is added.
+      const auto twice = [&](std::span<const Var> x) {
+        return std::vector<Var>{run(x)[0], Affine(x[0], 0.5, 0)};
+      };
+      CompareFused("rms_norm", twice, {Normal({2, 333, width}, "x", dtype)}, 2 * RoundingOf(dtype),
+                   6 * RoundingOf(dtype));
+    }
+  }
+}
+
+TEST(FusedKernels, SwiGlu) {
+  // More vectors of 8 than the grid has threads: a second turn of its loop.
+  const int64_t threads =
+      int64_t{16} * 256 * static_cast<CudaDevice&>(Backend::For(kGpu)).multiprocessors();
+  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+    for (const Shape& shape :
+         {Shape{8}, Shape{3, 1000}, Shape{2, 300, 2816}, Shape{threads / 128 + 3, 1024}}) {
       SCOPED_TRACE(ToString(shape));
       CompareFused(
           "swiglu", [](std::span<const Var> x) { return std::vector<Var>{SwiGlu(x[0], x[1])}; },
@@ -105,7 +135,9 @@ TEST(FusedKernels, ConvSiluNorm) {
     for (const Case& c :
          {Case{1, 1, 64, 1}, Case{2, 2, 64, 2}, Case{1, 5, 128, 0}, Case{3, 16, 64, 1},
           Case{2, 17, 96, 3}, Case{2, 300, 1024, 16}, Case{4, 4096, 256, 4}, Case{1, 1000, 768, 12},
-          Case{40, 500, 256, 2}, Case{3, 130, 512, 0}, Case{2, 33, 264, 33}}) {
+          Case{40, 500, 256, 2}, Case{3, 130, 512, 0}, Case{2, 33, 264, 33},
+          // Parts of 16, and of 256: a whole warp to a part.
+          Case{1, 40, 64, 4}, Case{2, 77, 512, 2}, Case{3, 50, 256, 1}}) {
       SCOPED_TRACE(fmt::format("{} {} {} {}", c.batch, c.tokens, c.width, c.heads));
       CompareFused(
           "conv_silu_norm",

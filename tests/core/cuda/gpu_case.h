@@ -6,18 +6,13 @@
 #include <vector>
 
 #include "src/core/backend.h"
+#include "tests/core/cuda/poison.h"
 #include "tests/core/gradient_check.h"
 
 namespace mnemo::testing {
 
-inline constexpr Device kGpu{DeviceType::kCuda, 0};
-
 // Rounding to nearest, relative: half a unit in the last place.
 double UnitRoundoff(DType dtype);
-
-// Fills the GPU's free memory with NaN, so that an element that is read before it is written, or
-// never written, shows. i32 sees 0x7fc07fc0.
-void PoisonFreeMemory();
 
 // The same values on a device, contiguous or behind odd strides with NaN between them.
 Tensor Place(const Tensor& x, DType dtype, Device device, bool strided = false);

@@ -5,10 +5,13 @@
 #include <cmath>
 #include <random>
 
+#include "src/core/cuda/cuda_backend.h"
 #include "tests/core/cuda/kernel_case.h"
 
 namespace mnemo::testing {
 namespace {
+
+CudaDevice& Gpu() { return static_cast<CudaDevice&>(Backend::For(kGpu)); }
 
 TEST(CudaReduce, SumsAndMaxima) {
   struct Shapes {
@@ -19,7 +22,11 @@ TEST(CudaReduce, SumsAndMaxima) {
         Shapes{{3, 100'003, 5}, {3, 1, 5}}, Shapes{{3, 100'003, 5}, {1, 100'003, 1}},
         Shapes{{5, 7, 11, 13}, {5, 1, 11, 1}}, Shapes{{5, 7, 11, 13}, {1, 7, 1, 13}},
         Shapes{{2, 300'001}, {2, 1}}, Shapes{{200'003, 2}, {1, 2}}, Shapes{{4096, 4096}, {4096, 1}},
-        Shapes{{4096, 4096}, {1, 4096}}, Shapes{{6, 5}, {6, 5}}, Shapes{{1, 1}, {1, 1}}}) {
+        Shapes{{4096, 4096}, {1, 4096}}, Shapes{{6, 5}, {6, 5}}, Shapes{{1, 1}, {1, 1}},
+        // Rows in packs (a multiple of 8 elements) whose pieces share a result: ReduceRows<kPack>
+        // with several chunks.
+        Shapes{{2, 400'000}, {2, 1}}, Shapes{{4'000'000}, {1}},
+        Shapes{{3, 2, 80'000}, {3, 1, 1}}}) {
     const auto terms = static_cast<double>(ElementCount(s.x)) / ElementCount(s.out);
     const Tensor x = Uniform(s.x, 1);
     const bool small = x.elements() < 3'000'000;
@@ -63,14 +70,31 @@ TEST(CudaReduce, NanReachesSumAndMaximum) {
 }
 
 TEST(CudaSoftmax, LongAndManyRows) {
-  for (const Shape& shape : {Shape{3, 100'003}, Shape{70'001, 17}, Shape{1000, 1}, Shape{257, 4096},
-                             Shape{70'001, 128}, Shape{2, 3, 5, 33}, Shape{1, 1'000'003}}) {
+  for (const Shape& shape :
+       {Shape{3, 100'003}, Shape{70'001, 17}, Shape{1000, 1}, Shape{257, 4096}, Shape{70'001, 128},
+        Shape{2, 3, 5, 33}, Shape{1, 1'000'003},
+        // In packs, with kLongThreads to a row; just below, with kThreads.
+        Shape{3, 8192}, Shape{5, 40'000}, Shape{2, 1'000'000}, Shape{700, 8184}}) {
     CheckKernel({.name = ToString(shape),
                  .inputs = {Uniform(shape, 1, -6, 6)},
                  .out = shape,
                  .run = [](Backend& backend, std::span<const Tensor> x,
                            const Tensor& out) { backend.Softmax(x[0], out); },
                  .roundings = 64});
+  }
+}
+
+// More rows than blocks, a block to a row: what a block's warps share is used twice.
+TEST(CudaSoftmax, BlocksThatTakeTwoRows) {
+  const int64_t blocks = 16 * int64_t{Gpu().multiprocessors()};
+  for (const int64_t columns : {8192, 4100}) {  // kLongThreads and kThreads
+    const Tensor x = Uniform({blocks + 50, columns}, 1, -6, 6).To(DType::kF32);
+    const Tensor there = x.To(kGpu), out = Tensor::Full(x.shape(), NAN, DType::kF32, kGpu);
+    Gpu().Softmax(there, out);
+    const Tensor want = Tensor::Empty(x.shape(), DType::kF64);
+    CpuBackend().Softmax(x.To(DType::kF64), want);
+    ExpectClose(out, want, {.absolute = 64 * UnitRoundoff(DType::kF32)},
+                fmt::format("{} columns", columns));
   }
 }
 
@@ -105,6 +129,25 @@ TEST(CudaScan, LongAndManySequences) {
                      .run = run,
                      .roundings = 64});
       }
+    }
+  }
+}
+
+// More columns than kManyColumns: the scan stays whole, longer than kLongScan though it is.
+TEST(CudaScan, LongOverManyColumns) {
+  for (const bool reverse : {false, true}) {
+    for (const Shape& shape : {Shape{1, 300, 32'768}, Shape{3, 257, 11'003}}) {
+      Shape one = shape;
+      one.back() = 1;
+      CheckKernel({.name = fmt::format("{}{}", ToString(shape), reverse ? " reverse" : ""),
+                   .inputs = {Uniform(one, 1, -0.9, 0.98), Uniform(shape, 2)},
+                   .out = shape,
+                   .run =
+                       [reverse](Backend& backend, std::span<const Tensor> x, const Tensor& out) {
+                         backend.LinearScan(x[0].BroadcastTo(out.shape()), x[1], reverse, out);
+                       },
+                   .roundings = 64,
+                   .strided = false});
     }
   }
 }
