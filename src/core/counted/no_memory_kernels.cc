@@ -3,8 +3,6 @@
 
 namespace mnemo {
 
-bool MemoryScanComputes(const MemoryScanShape& shape) { return memory::computes(shape); }
-
 bool MemoryScanSupports(const MemoryScanShape& shape) { return memory::supports(shape); }
 
 size_t MemoryScanForwardWorkspace(const MemoryScanShape& shape, bool retain) {

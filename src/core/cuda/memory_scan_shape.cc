@@ -30,10 +30,6 @@ MemoryScanShape MemoryScanShapeOf(const MemoryRule& rule, const Tensor& q) {
 bool AcceptsMemoryScan(std::span<const Tensor> list, const MemoryScanAttributes& attributes) {
   const MemoryRule& rule = attributes.rule;
   if (list[0].dtype() != DType::kBF16 || attributes.open_count > 0) return false;
-  // With a norm the reads' outputs are all but free of a common factor, so that alpha's gradient is
-  // a small difference of large terms. At depth 1 the kernels' roundings showed in it; those that
-  // round less have not been measured yet.
-  if (rule.depth == 1 && rule.layer_norm && rule.forgetting != Forgetting::kNever) return false;
   MemoryScanShape shape = MemoryScanShapeOf(rule, list[0]);
   shape.resets = attributes.resets.defined();
   return MemoryScanSupports(shape);

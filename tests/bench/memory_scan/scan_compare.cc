@@ -22,7 +22,7 @@ constexpr double kAlphaTolerance = 2e-2;
 // Over several chunks the roundings of the states add to those of the chunk itself: there the bound
 // is this multiple of what exact arithmetic on rounded operands leaves, if that is more.
 constexpr double kManyChunks = 2;
-// Of alpha's gradient, a draw decides how far: 0.8 to 2.7 times in sixteen of depth 1 with a norm.
+// Of alpha's gradient, a sum that cancels, a draw decides how far: 0.8 to 2.3 times were seen.
 constexpr double kManyChunksAlpha = 3;
 
 double Relative(const std::vector<double>& got, const std::vector<double>& want) {

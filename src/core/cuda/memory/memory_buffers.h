@@ -29,7 +29,7 @@ inline constexpr int kCoefficients = 132;
 // Tiles of a block's record for the backward pass (memory_kernels.cuh says what they hold).
 inline constexpr int kExtraRecordTiles = 11;  // of rules with options, besides
 inline constexpr int kWideRecordTiles = 47, kNarrowRecordTiles = 46, kFlatRecordTiles = 8;
-inline constexpr int kFlatExtraTiles = 3;  // at depth 1, of rules with options or a norm, besides
+inline constexpr int kFlatExtraTiles = 5;  // at depth 1, of rules with options or a norm, besides
 
 // Of rules with options, per block: factors of theta, and 1 / (c^2 + n^2).
 inline constexpr int kClampFloats = 2 * kTile;
@@ -49,16 +49,11 @@ inline Kind kind_of(const MemoryScanShape& s) {
   return s.chunk == kNarrow && s.plain() ? Kind::kNarrow : Kind::kWide;
 }
 
-inline bool computes(const MemoryScanShape& s) {
+inline bool supports(const MemoryScanShape& s) {
   const bool deep = s.depth == 2 && s.hidden == 256;
   const bool flat = s.depth == 1;
   return s.head_dim == 64 && (deep || flat) && (s.chunk == 16 || s.chunk == 32 || s.chunk == 64) &&
          s.batch > 0 && s.heads > 0 && s.tokens > 0;
-}
-
-// Not yet run on a GPU (docs/kernels.md): depth 2 without a norm, its row scale and its biases.
-inline bool supports(const MemoryScanShape& s) {
-  return computes(s) && !(s.depth > 1 && (!s.norm || s.row_scale || s.biases));
 }
 
 // Of one W or S, of a sequence's whole carry, of a block's state, of its record for backward.

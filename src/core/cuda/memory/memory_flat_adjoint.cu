@@ -139,6 +139,12 @@ __global__ void __launch_bounds__(128, 1) flat_adjoint_kernel(const __grid_const
     }
     decay_adjoint(dw, ds, s.state[parity], reads_w, reads_s, g, dots,
                   reinterpret_cast<float4*>(p.kept.floats(block, flat_kept::kDots)) + warp);
+    if constexpr (kNorm) {
+      if (p.common.gates.alpha != nullptr) {
+        add_fragment(dw, p.extra.tile(block, flat_extra::kDwLow));
+        add_fragment(ds, p.extra.tile(block, flat_extra::kDsLow));
+      }
+    }
     fence_async();
     wgmma_wait<0>();
     settle(back);

@@ -92,6 +92,17 @@ __device__ void decay_adjoint(Acc& dw, Acc& ds, const bf16 (&state)[2][kTileElem
   if ((threadIdx.x & 31) == 0) *out = make_float4(dots[0], dots[1], dots[2], 0);
 }
 
+// x += the fragment at `tile`.
+__device__ void add_fragment(Acc& x, const bf16* tile) {
+  Frag frag;
+  load_fragment(frag, tile);
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float2 v = unpack(frag[i]);
+    x[2 * i] += v.x, x[2 * i + 1] += v.y;
+  }
+}
+
 // dW_0 gets the share of this chunk's end, (1 - A_b) dW', and of its reads; this thread's part of
 // <dW', W_0> comes back. W_0 is rounded as the chunk's W is, so that the two cancel where the chunk
 // began at W_0.

@@ -14,7 +14,8 @@ struct NoStorage {};
 
 // kAlpha: of a backward pass with norm, where the rule forgets. The norm makes <dz, z> zero for
 // every token, so that of alpha's gradient, a sum of the shares of <dz, z>, little remains: there
-// z's operands may not be rounded, nor dz, which is the sum of two tiles.
+// z's operands may not be rounded, nor dz, which is the sum of two tiles, nor what the reads add to
+// dW and dS, which meet the chunks before.
 template <bool kBackward, bool kOptions, bool kNorm, bool kAlpha>
 struct SharedStorage : std::conditional_t<kAlpha, LowStorage, NoStorage> {
   static_assert(!kAlpha || (kBackward && kNorm));
@@ -47,6 +48,37 @@ __device__ void scale_rows(Frag& out, const Frag& x, const float (&scale)[2]) {
   for (int i = 0; i < 16; ++i) {
     const float2 v = unpack(x[i]);
     out[i] = pack(scale[i & 1] * v.x, scale[i & 1] * v.y);
+  }
+}
+
+// The same of high + low, rounded once.
+__device__ void scale_rows(Frag& out, const Frag& high, const Frag& low, const float (&scale)[2]) {
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float2 v = unpack(high[i]), rest = unpack(low[i]);
+    out[i] = pack(scale[i & 1] * (v.x + rest.x), scale[i & 1] * (v.y + rest.y));
+  }
+}
+
+// x -> what its rounded values leave of it.
+__device__ void remainder(Frag& low, const Frag& high, const Acc& x) {
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float2 v = unpack(high[i]);
+    low[i] = pack(x[2 * i] - v.x, x[2 * i + 1] - v.y);
+  }
+}
+
+// As a fragment, and with kLow what that leaves as a second one.
+template <bool kLow>
+__device__ void store_parts(bf16* tile, bf16* low_tile, const Acc& x) {
+  Frag high;
+  to_frag(high, x);
+  store_fragment(tile, high);
+  if constexpr (kLow) {
+    Frag low;
+    remainder(low, high, x);
+    store_fragment(low_tile, low);
   }
 }
 
@@ -184,12 +216,9 @@ __device__ void norm_backward(const Params& p, Storage& s, int block, Acc& z) {
   to_frag(frag, dz);
   store_frag(s.dz, frag);
   if constexpr (kAlpha) {
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      const float2 high = unpack(frag[i]);
-      frag[i] = pack(dz[2 * i] - high.x, dz[2 * i + 1] - high.y);
-    }
-    store_frag(s.low, frag);
+    Frag low;
+    remainder(low, frag, dz);
+    store_frag(s.low, low);
   }
   fence_async();
   __syncthreads();
@@ -280,9 +309,19 @@ __device__ void reads_backward(const Params& p, Storage& s, int block, const Acc
   __syncthreads();  // mask and state have been read
   store_frag(s.mask, m);
   load_frag(f, s.dz);
-  scale_rows(scaled, f, factors.decay), store_frag(s.state[0], scaled);
-  scale_rows(scaled, f, factors.push), store_frag(s.state[1], scaled);
-  if constexpr (kOptions) scale_rows(scaled, f, factors.fade), store_frag(s.initial, scaled);
+  Frag low;
+  if constexpr (kAlpha) load_frag(low, s.low);
+  const auto store_scaled = [&](bf16* tile, const float(&scale)[2]) {
+    if constexpr (kAlpha) {
+      scale_rows(scaled, f, low, scale);
+    } else {
+      scale_rows(scaled, f, scale);
+    }
+    store_frag(tile, scaled);
+  };
+  store_scaled(s.state[0], factors.decay);
+  store_scaled(s.state[1], factors.push);
+  if constexpr (kOptions) store_scaled(s.initial, factors.fade);
   fence_async();
   load_frag(f, s.q);
   float da[2], db[2];
@@ -322,8 +361,10 @@ __device__ void reads_backward(const Params& p, Storage& s, int block, const Acc
   wgmma_wait<0>();
   settle(dq), settle(dd), settle(t), settle(zs);
   store_fragment(p.kept.tile(block, flat_kept::kDk), dd);
-  store_fragment(p.kept.tile(block, flat_kept::kDw), t);
-  store_fragment(p.kept.tile(block, flat_kept::kDs), zs);
+  store_parts<kAlpha>(p.kept.tile(block, flat_kept::kDw), p.extra.tile(block, flat_extra::kDwLow),
+                      t);
+  store_parts<kAlpha>(p.kept.tile(block, flat_kept::kDs), p.extra.tile(block, flat_extra::kDsLow),
+                      zs);
   if constexpr (kOptions) {
     settle(zi);
     store_fragment(p.extra.tile(block, flat_extra::kDinitial), zi);

@@ -234,8 +234,9 @@ inline constexpr int kDbiases = 464;              // [3][64]: of c, its momentum
 
 // At depth 1, beside the record, of rules with options or a norm.
 namespace flat_extra {
-inline constexpr int kDinitial = 0;  // fragment: the reads' part of dW_0
-inline constexpr int kXhat = 1;      // fp32, register order, two tiles
+inline constexpr int kDinitial = 0;           // fragment: the reads' part of dW_0
+inline constexpr int kXhat = 1;               // fp32, register order, two tiles
+inline constexpr int kDwLow = 3, kDsLow = 4;  // what kDw and kDs leave, for alpha with a norm
 inline constexpr int kTiles = kFlatExtraTiles;
 }  // namespace flat_extra
 

@@ -318,8 +318,6 @@ const char* backward(const MemoryScanBackwardArgs& args, cudaStream_t stream) {
 }  // namespace
 }  // namespace memory
 
-bool MemoryScanComputes(const MemoryScanShape& shape) { return memory::computes(shape); }
-
 bool MemoryScanSupports(const MemoryScanShape& shape) { return memory::supports(shape); }
 
 size_t MemoryScanForwardWorkspace(const MemoryScanShape& shape, bool retain) {
@@ -342,12 +340,12 @@ size_t MemoryScanCheckpointBytes(const MemoryScanShape& shape) {
 }
 
 const char* MemoryScanForward(const MemoryScanForwardArgs& args, CUstream_st* stream) {
-  if (!memory::computes(args.shape)) return "memory scan: shape not covered by these kernels";
+  if (!memory::supports(args.shape)) return "memory scan: shape not covered by these kernels";
   return memory::forward(args, stream);
 }
 
 const char* MemoryScanBackward(const MemoryScanBackwardArgs& args, CUstream_st* stream) {
-  if (!memory::computes(args.shape)) return "memory scan: shape not covered by these kernels";
+  if (!memory::supports(args.shape)) return "memory scan: shape not covered by these kernels";
   return memory::backward(args, stream);
 }
 

@@ -143,10 +143,6 @@ struct MemoryScanBackwardArgs {
 };
 
 // Whether there are kernels for the shape. Everything below requires that there are.
-bool MemoryScanComputes(const MemoryScanShape& shape);
-
-// Whether the shape's kernels have also passed memory_scan_check on a GPU. What trains takes no
-// others.
 bool MemoryScanSupports(const MemoryScanShape& shape);
 
 // `retain`: with what the forward pass retains, which saves most of the workspace.
