@@ -10,6 +10,7 @@
 #                   ops        every op, kernel, product and fused kernel against the CPU
 #                   training   200 steps of tiny models: GPU beside CPU, twice, resumed, whatever
 #                              is kept for the backward pass
+#                   resume     a bf16 run with asynchronous saves, killed and resumed again and again
 #                   speed      training steps beside PyTorch's, three shapes
 #                   memory     small runs' peaks beside the plan's, and those of speed, which has to
 #                              be run before, beside PyTorch's
@@ -29,7 +30,7 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-stages=(scan ops training speed memory ckpt ops_bench memory_bench recall sanitizer race)
+stages=(scan ops training resume speed memory ckpt ops_bench memory_bench recall sanitizer race)
 stage_seconds=470
 python="${PYTHON:-python3}"
 bench="$root/tests/bench"
@@ -116,6 +117,15 @@ stage_training() {
     --json "$out/devices.part"
   result devices "$out/devices.part"
   show 'same|NO|bf16'
+}
+
+# In every step a save that is written behind the next ones, over bounds of epochs.
+stage_resume() {
+  need mnemo
+  run kills env MNEMO="$(program mnemo)" "$root/launch/kill_study.sh" --n 12 --ranks 1 \
+    --set execution.device=CUDA --set execution.precision=BF16 --json "$out/resume.part"
+  result kills "$out/resume.part"
+  show 'runs equal'
 }
 
 # Beside PyTorch, three shapes. What is done is kept between calls.

@@ -3,18 +3,21 @@
 # go on, and compares what comes out with a run that nobody killed: losses of every step, and every bit
 # of the last checkpoint.
 #
-#   launch/kill_study.sh [--n N] [--ranks R] [--steps S] [--seed S] [--out DIR] [--json FILE]
+#   launch/kill_study.sh [--n N] [--ranks R] [--steps S] [--seed S] [--set PATH=VALUE].. [--out DIR]
+#     [--json FILE]
 #
 #   --n N         kills (100). A run that ends before its next kill is compared, and another one begun
-#   --ranks R     ranks, laid out by the planner (2)
+#   --ranks R     ranks, laid out by the planner (2); 1 needs no mpirun
 #   --steps S     optimizer steps of a run, each with a checkpoint (30)
 #   --seed S      of the moments (1)
+#   --set P=V     a field of the configuration, for instance execution.device=CUDA
 #   --out DIR     for the runs, removed in the end if all is well (default: a temporary folder)
 #   --json FILE   what was counted
 #
-# A moment is as likely before the first step as in the middle, so that kills meet the start, the saves
-# and what lies between; every other kill waits for the next save to be under way, if one comes. Steps are
-# short and checkpoints large (41 MB).
+# A quarter of the moments lie before the first step, however long a start takes, the others anywhere
+# between it and the end, where every other kill waits for the next save to be under way, if one comes.
+# Steps are short and checkpoints large (41 MB); the text lasts for eleven steps, so that runs cross the
+# bounds of epochs.
 # Exit code 1 if a run differs, fails or stands still; it stays in DIR then.
 # MNEMO names another binary than build/mnemo.
 set -euo pipefail
@@ -22,9 +25,10 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 mnemo="${MNEMO:-$root/build/mnemo}"
-kills_wanted=100 ranks=2 steps=30 seed=1 out="" json=""
+kills_wanted=100 ranks=2 steps=30 seed=1 out="" json="" settings=()
+steps_of_text=11
 kills=0 rounds=0 before_steps=0 in_saves=0 between=0
-job=0 # process number of mpirun; 0: none
+job=0 # process number of mpirun, or of the one rank; 0: none
 
 parse() {
   while (($# > 0)); do
@@ -37,6 +41,10 @@ parse() {
       --ranks) ranks="$2" ;;
       --steps) steps="$2" ;;
       --seed) seed="$2" ;;
+      --set)
+        [[ "${2:-}" == *=* ]] || die "--set needs PATH=VALUE"
+        settings+=(--set "$2")
+        ;;
       --out) out="${2:?--out needs a directory}" ;;
       --json) json="${2:?--json needs a file}" ;;
       *) die "unknown option $1 (see --help)" ;;
@@ -44,20 +52,24 @@ parse() {
     shift 2
   done
   [[ -x "$mnemo" ]] || die "no $mnemo; build first (cmake --preset release), or name it in MNEMO"
-  command -v mpirun >/dev/null || die "there is no mpirun; launch/install.sh installs it"
+  ((ranks == 1)) || command -v mpirun >/dev/null ||
+    die "there is no mpirun; launch/install.sh installs it"
 }
 
 # start: the run in $run from the beginning or from its newest checkpoint, in the background.
 start() {
-  local options=(--oversubscribe --bind-to none --mca btl_vader_single_copy_mechanism none
-    --mca plm isolated --mca orte_tmpdir_base "$out/mpi")
-  if ((EUID == 0)); then options+=(--allow-run-as-root); fi
-  mkdir -p "$out/mpi"
-  setsid mpirun "${options[@]}" -n "$ranks" "$mnemo" train "$root/configs/tiny_lmm.textproto" \
+  local launcher=()
+  if ((ranks > 1)); then
+    launcher=(mpirun --oversubscribe --bind-to none --mca btl_vader_single_copy_mechanism none
+      --mca plm isolated --mca orte_tmpdir_base "$out/mpi" -n "$ranks")
+    if ((EUID == 0)); then launcher+=(--allow-run-as-root); fi
+    mkdir -p "$out/mpi"
+  fi
+  setsid "${launcher[@]}" "$mnemo" train "$root/configs/tiny_lmm.textproto" \
     --run-dir "$run" --shards "$out/shards" --steps "$steps" --every 1 --keep 3 \
-    --set train.sequences=1 --set train.sequence_length=$((64 * ranks)) --set train.slice=64 \
+    --set train.sequences=1 --set train.sequence_length="$sequence" --set train.slice=64 \
     --set train.optimizer.warmup_steps=2 --set model.mlp_hidden=4096 --set execution.threads=1 \
-    </dev/null >>"$run.log" 2>&1 &
+    "${settings[@]}" </dev/null >>"$run.log" 2>&1 &
   job=$!
 }
 
@@ -131,6 +143,15 @@ kill_in_save() {
   kill -KILL "${all[@]}" 2>/dev/null || true
 }
 
+# A moment of a run to kill it at, in nanoseconds from its start: draw FIRST_STEP END.
+draw() {
+  if ((RANDOM % 4 == 0)); then
+    moment=$((RANDOM * $1 / 32768))
+  else
+    moment=$(($1 + RANDOM * ($2 - $1) / 32768))
+  fi
+}
+
 step_lines() { if [[ -e "$run/metrics.jsonl" ]]; then wc -l <"$run/metrics.jsonl"; else echo 0; fi; }
 
 # Step and loss of every line; of a step that was taken again after a kill, of each time.
@@ -174,7 +195,9 @@ main() {
   mkdir -p "$out"
   out="$(realpath "$out")"
   trap 'if ((job)); then kill_job; fi' EXIT
-  "$mnemo" --log-level warning data prepare "$root/docs" --out "$out/shards" --tokenizer bytes \
+  local sequence=$((64 * ranks))
+  head -c $((steps_of_text * sequence)) <(cat "$root"/launch/*.sh) >"$out/text.txt"
+  "$mnemo" --log-level warning data prepare "$out/text.txt" --out "$out/shards" --tokenizer bytes \
     --overwrite --quiet
   run="$out/reference"
   rm -rf "$run" && mkdir -p "$run"
@@ -189,7 +212,7 @@ main() {
   begin_round
   while ((kills < kills_wanted)); do
     lines="$(step_lines)"
-    moment=$((RANDOM * whole / 32768))
+    draw "$first" "$whole"
     start
     if ended_within "$moment"; then
       compare
@@ -199,7 +222,7 @@ main() {
       if ((moment > 3 * first)); then
         await_step "$lines" "$patience" || fail "the job takes no step any more"
       fi
-      if ((kills % 2 == 1)); then kill_in_save; fi
+      if ((kills % 2 == 1 && moment > first)); then kill_in_save; fi
       kill_job
       count "$lines"
     fi
@@ -211,8 +234,8 @@ main() {
   say "all $rounds runs equal the one that nobody killed, step by step and bit by bit; $kills kills:" \
     "$before_steps before a step, $in_saves in a save, $between between"
   if [[ -n "$json" ]]; then
-    LC_ALL=C printf '{"kills": %d, "ranks": %d, "steps": %d, "seed": %d, "runs": %d, "before_a_step": %d, "in_a_save": %d, "between": %d, "seconds_of_a_run": %.2f}\n' \
-      "$kills" "$ranks" "$steps" "$seed" "$rounds" "$before_steps" "$in_saves" "$between" \
+    LC_ALL=C printf '{"kills": %d, "ranks": %d, "steps": %d, "epochs": %.1f, "settings": "%s", "seed": %d, "runs": %d, "before_a_step": %d, "in_a_save": %d, "between": %d, "seconds_of_a_run": %.2f}\n' \
+      "$kills" "$ranks" "$steps" "$((10 * steps / steps_of_text))e-1" "${settings[*]}" "$seed" "$rounds" "$before_steps" "$in_saves" "$between" \
       "$((whole / 1000000))e-3" >"$json"
   fi
   rm -rf "$out"

@@ -50,6 +50,7 @@ expect_error "$scratch is no build folder" "$root/launch/bundle.sh" --build "$sc
 expect_error "--out needs a value" "$root/launch/gpu_check.sh" --out
 expect_error "no stage nonsense; there are: scan ops" "$root/launch/gpu_check.sh" --only ops,nonsense
 expect_error "--n needs a number from 1 on" "$root/launch/kill_study.sh" --n none
+expect_error "--set needs PATH=VALUE" "$root/launch/kill_study.sh" --set execution.device
 expect_error "there is no target nonsense" "$root/launch/fuzz.sh" nonsense
 expect_error "--with needs a package" "$root/launch/install.sh" --with
 expect_error "-L needs a label" "$root/launch/test.sh" -L

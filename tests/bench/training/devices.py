@@ -6,7 +6,8 @@
 MNEMO is the binary, CONFIGS the folder with tiny_*.textproto, SHARDS a prepared data set. For each
 block: CUDA f32 follows CPU f32 step by step (how far apart, and when); bf16 ends within 1 % of it,
 over the mean of the last tenth of the steps; a second bf16 run has the same losses, bit by bit; a
-run that was stopped in the middle and resumed too.
+run that was stopped in the middle and resumed too. An f32 run that goes from the CPU to the GPU after
+a twentieth of the steps follows the CPU as closely, and one that goes from the GPU to the CPU.
 
 And for one grid of slices, whatever is kept for the backward pass (train.rematerialize KEEP_ALL,
 UNITS, SLICES), in f32 and bf16 over a tenth of the steps: the losses of all steps, the weights after
@@ -95,6 +96,27 @@ def on_gpu(args, runs):
     return wide, narrow, again, losses(runs.train("resumed", "CUDA", "BF16", args.steps))
 
 
+def moved(args, runs):
+    """How far runs that change the device half way through a tenth of the steps are from the CPU."""
+    steps = max(4, args.steps // 10)
+    short = {"train.optimizer.warmup_steps": 2}
+    reference = losses(runs.train("short", "CPU", "F32", steps, short))
+    seen = {}
+    for first, then in (("CPU", "CUDA"), ("CUDA", "CPU")):
+        name = f"from_{first}"
+        runs.train(name, first, "F32", steps // 2, short)
+        seen[f"{first}_to_{then}"] = max(
+            apart(reference, losses(runs.train(name, then, "F32", steps, short))))
+    return seen
+
+
+def apart(reference, seen):
+    """By step, relative."""
+    if len(reference) != len(seen):
+        raise Failed(f"{len(seen)} steps where {len(reference)} were expected")
+    return [abs(a - b) / abs(a) for a, b in zip(reference, seen)]
+
+
 def policies(args, runs, precision):
     """By policy: losses of the steps, weights, losses of tokens."""
     seen = {}
@@ -119,18 +141,20 @@ def check(args, block, work):
         on_cpu = pool.submit(runs.train, "cpu", "CPU", "F32", args.steps)
         gpu, narrow_run, again, resumed = on_gpu(args, runs)
         kept = {p: same_for_all(policies(args, runs, p)) for p in ("F32", "BF16")}
+        changed = moved(args, runs)
         cpu = losses(on_cpu.result())
     narrow = losses(narrow_run)
-    apart = [abs(a - b) / abs(a) for a, b in zip(cpu, gpu)]
+    wide_apart = apart(cpu, gpu)
     last = narrow_run[max(narrow_run, key=int)]
     result = {
         "first_loss": cpu[0],
         "cpu_f32": tail(cpu),
         "gpu_f32": tail(gpu),
         "gpu_bf16": tail(narrow),
-        "f32_apart_first": apart[0],
-        "f32_apart_at_10": max(apart[:10]),
-        "f32_apart": max(apart),
+        "f32_apart_first": wide_apart[0],
+        "f32_apart_at_10": max(wide_apart[:10]),
+        "f32_apart": max(wide_apart),
+        "f32_apart_moved": changed,
         "bf16_apart_at_end": abs(tail(narrow) - tail(cpu)) / tail(cpu),
         "twice_the_same": narrow == again,
         "resumed_the_same": narrow == resumed,
@@ -140,6 +164,7 @@ def check(args, block, work):
         "tokens_per_second_bf16": last.get("tokens_per_second"),
     }
     result["ok"] = (result["f32_apart_first"] < 1e-5 and result["f32_apart"] < F32_APART
+                    and max(result["f32_apart_moved"].values()) < F32_APART
                     and result["bf16_apart_at_end"] < 0.01
                     and result["twice_the_same"] and result["resumed_the_same"]
                     and all(all(same.values()) for same in kept.values())
@@ -163,7 +188,8 @@ def row(block, r):
     kept = all(all(same.values()) for same in r["same_whatever_is_kept"].values())
     return (f"{block:<12} {r['cpu_f32']:>8.4f} {r['gpu_f32']:>8.4f} {r['gpu_bf16']:>8.4f} "
             f"{r['f32_apart_first']:>17.1e} {r['f32_apart_at_10']:>9.1e} "
-            f"{r['f32_apart']:>9.1e} {r['bf16_apart_at_end']:>12.1e}  "
+            f"{r['f32_apart']:>9.1e} {max(r['f32_apart_moved'].values()):>9.1e} "
+            f"{r['bf16_apart_at_end']:>12.1e}  "
             f"{'same' if r['twice_the_same'] else 'NO':<5}  "
             f"{'same' if r['resumed_the_same'] else 'NO':<7}  {'same' if kept else 'NO'}")
 
@@ -181,7 +207,7 @@ def main():
     args.threads = max(1, os.cpu_count() // args.jobs)
     results = {"bench": "training_devices", "steps": args.steps, "blocks": {}}
     print(f"{'block':<12} {'CPU f32':>8} {'GPU f32':>8} {'bf16':>8} {'f32 apart: first':>17} "
-          f"{'10 steps':>9} {'all':>9} {'bf16 at end':>12}  twice  resumed  kept")
+          f"{'10 steps':>9} {'all':>9} {'moved':>9} {'bf16 at end':>12}  twice  resumed  kept")
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         tried = {pool.submit(check_alone, args, block): block for block in args.block or BLOCKS}
         for done in concurrent.futures.as_completed(tried):
