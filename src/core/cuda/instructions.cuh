@@ -8,13 +8,6 @@
 
 namespace mnemo::cuda {
 
-// Of `threads` threads of the block, those that name this barrier; 0 is __syncthreads'. A barrier
-// that is named by a variable would take all of a block's.
-template <int kBarrier>
-__device__ __forceinline__ void NamedBarrier(int threads) {
-  asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "r"(threads) : "memory");
-}
-
 // 2^x and 1 / x, to 2^-22 and 1 unit in the last place; what is below the normal numbers is 0.
 __device__ __forceinline__ float QuickExp2(float x) {
   float power;

@@ -45,25 +45,15 @@ struct Seat {
   __device__ __forceinline__ int at(const Sizes& s, int i) const {
     return first + i * s.team * 32 * kLane;
   }
-  // Features of the segment in this row: the last row may be cut short.
+  // Features of the segment in this row: the last row may be cut short, rows behind it have none.
   __device__ __forceinline__ int Here(const Sizes& s, int64_t row) const {
     const int64_t left = s.features - row * s.width - offset;
     return left < length ? static_cast<int>(left) : length;
   }
 };
 
-// Of the block's team 0 or 1 (teams of several warps are at most two).
-static_assert(kWarps <= 5);
-__device__ __forceinline__ void TeamBarrier(int team, int threads) {
-  if (team == 0) {
-    NamedBarrier<1>(threads);
-  } else {
-    NamedBarrier<2>(threads);
-  }
-}
-
-// Adds up the numbers of a team's threads, for all of them. Slots of shared memory take turns, so
-// that one barrier a sum suffices.
+// Adds up the numbers of a team's threads, for all of them; called by all threads of the block.
+// Slots of shared memory take turns, so that one barrier a sum suffices.
 template <int kSums>
 struct TeamSum {
   float (*slots)[kWarps][kSums];  // 2
@@ -79,7 +69,7 @@ struct TeamSum {
 #pragma unroll
       for (int i = 0; i < kSums; ++i) slot[begin + seat.warp][i] = x[i];
     }
-    TeamBarrier(seat.team, 32 * s.team);
+    __syncthreads();
 #pragma unroll
     for (int i = 0; i < kSums; ++i) x[i] = 0;
     for (int w = 0; w < s.team; ++w) {
@@ -138,8 +128,10 @@ __global__ void __launch_bounds__(kThreads, kForward<T>)
   const Seat seat(s);
   Lane w[kVectors] = {};
   LoadWeights(s, seat, weight, w);
-  for (int64_t row = int64_t{blockIdx.x} * s.teams + seat.team; row < s.rows;
-       row += int64_t{gridDim.x} * s.teams) {
+  // All teams take as many turns, the last ones maybe for a row that is not there.
+  for (int64_t turn = int64_t{blockIdx.x} * s.teams; turn < s.rows;
+       turn += int64_t{gridDim.x} * s.teams) {
+    const int64_t row = turn + seat.team;
     const int64_t start = row * s.width + seat.offset;
     const int here = seat.Here(s, row);
     Raw<T> raw[kVectors];
@@ -169,9 +161,6 @@ __device__ __forceinline__ void StoreShare(const Sizes& s, const Seat& seat,
                                            const Lane (&grad_w)[kVectors], float* sums,
                                            float* shares) {
   const int of_team = s.team * kVectors * 32 * kLane;  // floats
-  // Teams come here after different numbers of rows. The barrier below would do; but racecheck
-  // loses count of a team that waits in it while another team is still at its own barriers.
-  __syncthreads();
 #pragma unroll
   for (int i = 0; i < kVectors; ++i)
     StoreLane(sums + seat.team * of_team + seat.at(s, i), grad_w[i]);
@@ -199,8 +188,9 @@ __global__ void __launch_bounds__(kThreads, kBackward<T>)
   const Seat seat(s);
   Lane w[kVectors] = {}, grad_w[kVectors] = {};
   LoadWeights(s, seat, weight, w);
-  for (int64_t row = int64_t{blockIdx.x} * s.teams + seat.team; row < s.rows;
-       row += int64_t{gridDim.x} * s.teams) {
+  for (int64_t turn = int64_t{blockIdx.x} * s.teams; turn < s.rows;
+       turn += int64_t{gridDim.x} * s.teams) {
+    const int64_t row = turn + seat.team;
     const int64_t start = row * s.width + seat.offset;
     const int here = seat.Here(s, row);
     Raw<T> raw[kVectors], raw_dy[kVectors], before[kVectors];

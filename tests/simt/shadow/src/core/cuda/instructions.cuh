@@ -8,11 +8,6 @@
 
 namespace mnemo::cuda {
 
-template <int kBarrier>
-void NamedBarrier(int threads) {
-  simt::BlockBarrier(kBarrier, threads);
-}
-
 inline float QuickExp2(float x) { return std::exp2(x); }
 inline float QuickReciprocal(float x) { return 1 / x; }
 
