@@ -79,6 +79,13 @@ struct TeamSum {
   }
 };
 
+// Whether the thread has another turn. Teams whose sums need barriers all have as many, the last
+// one maybe for a row that is not there.
+template <bool kGroup>
+__device__ __forceinline__ bool GoesOn(const Sizes& s, const Seat& seat, int64_t row) {
+  return row - (kGroup ? 0 : seat.team) < s.rows;
+}
+
 // Sums over parts of `kSums` numbers of each vector, [vector * kSums + i].
 template <bool kGroup, int kSums>
 __device__ __forceinline__ void PartSums(const Sizes& s, const Seat& seat, TeamSum<kSums>* team_sum,
@@ -128,10 +135,8 @@ __global__ void __launch_bounds__(kThreads, kForward<T>)
   const Seat seat(s);
   Lane w[kVectors] = {};
   LoadWeights(s, seat, weight, w);
-  // All teams take as many turns, the last ones maybe for a row that is not there.
-  for (int64_t turn = int64_t{blockIdx.x} * s.teams; turn < s.rows;
-       turn += int64_t{gridDim.x} * s.teams) {
-    const int64_t row = turn + seat.team;
+  for (int64_t row = int64_t{blockIdx.x} * s.teams + seat.team; GoesOn<kGroup>(s, seat, row);
+       row += int64_t{gridDim.x} * s.teams) {
     const int64_t start = row * s.width + seat.offset;
     const int here = seat.Here(s, row);
     Raw<T> raw[kVectors];
@@ -188,9 +193,8 @@ __global__ void __launch_bounds__(kThreads, kBackward<T>)
   const Seat seat(s);
   Lane w[kVectors] = {}, grad_w[kVectors] = {};
   LoadWeights(s, seat, weight, w);
-  for (int64_t turn = int64_t{blockIdx.x} * s.teams; turn < s.rows;
-       turn += int64_t{gridDim.x} * s.teams) {
-    const int64_t row = turn + seat.team;
+  for (int64_t row = int64_t{blockIdx.x} * s.teams + seat.team; GoesOn<kGroup>(s, seat, row);
+       row += int64_t{gridDim.x} * s.teams) {
     const int64_t start = row * s.width + seat.offset;
     const int here = seat.Here(s, row);
     Raw<T> raw[kVectors], raw_dy[kVectors], before[kVectors];
