@@ -103,7 +103,7 @@ void FillMemory(int64_t head_dim, v1::MemoryConfig& memory) {
   MNEMO_FILL_ABSENT(memory, layer_norm, deep);
   MNEMO_FILL_ABSENT(memory, momentum, true);
   MNEMO_FILL(memory, forget_towards, v1::ZERO);
-  MNEMO_FILL(memory, chunk, 16);
+  MNEMO_FILL(memory, chunk, 64);
   MNEMO_FILL(memory, initial_weights, deep ? v1::UNIT : v1::SMALL);
   MNEMO_FILL_ABSENT(memory, normalize_qk, true);
   MNEMO_FILL(memory, output_gate, v1::SILU);

@@ -22,7 +22,7 @@ constexpr FieldRange kRanges[] = {
     {"model.norm_epsilon", 1e-12, 0.1, true, "0 takes 1e-6"},
     {"model.memory.depth", 1, 4, true, "layers of the memory network; 0 takes 2"},
     {"model.memory.expansion", 1, 64, true, "hidden width over head dim; 0 takes 4"},
-    {"model.memory.chunk", 1, 4096, true, "tokens; 0 takes 16"},
+    {"model.memory.chunk", 1, 4096, true, "tokens; 0 takes 64"},
     {"model.memory.clamp", 1e-6, 1e6, true, "norm of an inner gradient; 0 is off"},
     {"model.memory.gates.theta_max", 1e-9, 100, true, "write strength; 0 takes the default"},
     {"model.memory.gates.eta_max", 1e-9, 0.9999, true, "momentum stays below 1; 0 takes 0.98"},

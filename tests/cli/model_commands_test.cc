@@ -17,10 +17,13 @@ namespace {
 
 using testing::HasSubstr;
 
+// Of every memory model here, for sequences of 32 tokens.
+constexpr char kMemory[] = "memory { chunk: 16 }";
+
 class ModelCommandsTest : public testing::Test {
  protected:
   void SetUp() override {
-    Save("LMM", "", "model");
+    Save("LMM", kMemory, "model");
     ASSERT_OK(FileSystem::Posix().MakeDirectories(directory_ / "shards"));
     WriteShard(directory_ / "shards/train-0.h5", RandomDocuments(3, 50, 256, 1), TestTokenizer());
     held_out_ = RandomDocuments(4, 50, 256, 2);
@@ -158,7 +161,7 @@ TEST_F(ModelCommandsTest, EvalNamesADamagedShardAndLeavesNothing) {
 }
 
 TEST_F(ModelCommandsTest, EvalSaysThatTextWasTrainedOn) {
-  Save("LMM", "", "trained", "shards: '" + path("shards") + "'");
+  Save("LMM", kMemory, "trained", "shards: '" + path("shards") + "'");
   const auto eval = [&](const std::string& shards) {
     return RunMnemo({"eval", "--model", path("trained"), "--shards", path(shards)});
   };
@@ -313,7 +316,7 @@ TEST_F(ModelCommandsTest, GenerateSaysWhereAPromptIsNotUtf8) {
   });
   ASSERT_OK(trained);
   tokenizer_ = *MakeTokenizer(kSentencePieceTokenizer, *trained);
-  Save("LMM", "", "model");
+  Save("LMM", kMemory, "model");
   EXPECT_THAT(generate("--prompt-file", path("prompt.txt")).err,
               HasSubstr("prompt.txt: not UTF-8 at byte 3, and the model's tokenizer needs that: "
                         "convert the text"));
@@ -323,7 +326,7 @@ TEST_F(ModelCommandsTest, GenerateSaysWhereAPromptIsNotUtf8) {
 
 // Where the link leads, which may be another disk.
 TEST_F(ModelCommandsTest, ExportReplacesWhatALinkLeadsTo) {
-  Save("LMM", "mlp_hidden: 64", "real");
+  Save("LMM", std::string("mlp_hidden: 64 ") + kMemory, "real");
   std::filesystem::create_directory_symlink(path("real"), path("link"));
   const std::string before = ReadText(path("real") + "/config.json");
   const Result result =

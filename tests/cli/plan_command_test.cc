@@ -17,7 +17,8 @@ class PlanCommandTest : public testing::Test {
   void SetUp() override {
     ASSERT_OK(WriteFileAtomically(
         FileSystem::Posix(), config_,
-        "model { block: LMM layers: 2 width: 16 heads: 2 vocabulary: 264 }\n"
+        "model { block: LMM layers: 2 width: 16 heads: 2 vocabulary: 264\n"
+        "        memory { chunk: 16 } }\n"
         "train { steps: 1 sequence_length: 128 slice: 16 micro_batches: 2 accumulation: 3\n"
         "        optimizer { learning_rate: 1e-3 } }\n"));
   }

@@ -79,8 +79,11 @@ void AddWide(std::vector<BlockCase>& cases) {
   const ModelSpec lmm = WideSpec(v1::LMM, {});
   cases.push_back({"lmm_ends_inside", lmm, 64, 69, {}, true});
   // Convolutions and attention over documents are composed.
-  cases.push_back({"lmm_documents", lmm, 64, 128, Flags(8, {3, 6}, {0, 5})});
-  cases.push_back({"mag_documents", WideSpec(v1::MAG, {}), 64, 128, Flags(8, {3, 6}, {0, 5})});
+  const auto chunk_16 = [](v1::ModelConfig& model) { model.mutable_memory()->set_chunk(16); };
+  for (const auto& [name, block] : {std::pair("lmm", v1::LMM), std::pair("mag", v1::MAG)}) {
+    cases.push_back({std::string(name) + "_documents", WideSpec(block, chunk_16), 64, 128,
+                     Flags(8, {3, 6}, {0, 5})});
+  }
   cases.push_back({"mac_documents", WideSpec(v1::MAC, {}), 64, 128, Flags(2, {1}, {0})});
 }
 

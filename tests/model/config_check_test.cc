@@ -40,22 +40,21 @@ std::vector<Row> Rows() {
       {v1::MAG, {"model.width=66", "model.heads=2"}, "model.heads = 2: gives heads of 33"},
       {v1::MAC,
        {"model.attention.segment=40"},
-       "model.attention.segment = 40: must be a multiple of model.memory.chunk = 16; take 32 or "
-       "48"},
+       "model.attention.segment = 40: must be a multiple of model.memory.chunk = 64; take 64"},
       {v1::MAC, {"model.attention.segment="}, "model.attention.segment is missing: MAC attends"},
       {v1::MAC,
        {"train.slice=32"},
        "train.slice = 32: must be a multiple of model.attention.segment = 64; take 64"},
       {v1::LMM,
        {"train.slice=8"},
-       "train.slice = 8: must be a multiple of model.memory.chunk = 16"},
+       "train.slice = 8: must be a multiple of model.memory.chunk = 64; take 64"},
       {v1::LMM,
        {"train.slice=", "train.sequence_length=100"},
-       "train.sequence_length = 100: must be a multiple of model.memory.chunk = 16; take 96 or "
-       "112"},
+       "train.sequence_length = 100: must be a multiple of model.memory.chunk = 64; take 64 or "
+       "128"},
       {v1::MAL,
-       {"train.slice=96"},
-       "train.sequence_length = 256: must be a multiple of train.slice = 96; take 192 or 288"},
+       {"train.slice=192"},
+       "train.sequence_length = 256: must be a multiple of train.slice = 192; take 192 or 384"},
       {v1::MAG, {"model.attention.window=0"}, "model.attention.window is missing: MAG attends"},
       {v1::MAL, {"model.attention.window=0"}, "model.attention.window is missing: MAL attends"},
       {v1::TRANSFORMER,
@@ -65,11 +64,12 @@ std::vector<Row> Rows() {
        {"model.memory.layer_norm=false"},
        "model.memory.layer_norm = false: a memory of depth 2 without it diverges"},
       {v1::LMM,
-       {"model.memory.depth=1", "model.memory.gates.theta_max=0.25"},
+       {"model.memory.depth=1", "model.memory.chunk=16", "model.memory.gates.theta_max=0.25"},
        "model.memory.gates.theta_max = 0.25: a linear memory without layer norm needs theta_max <= "
        "1 / model.memory.chunk = 0.0625, here it is 0.25; lower it to 0.0625, or set"},
       {v1::LMM,
-       {"model.memory.depth=1", "model.memory.gates.average_surprise=false"},
+       {"model.memory.depth=1", "model.memory.chunk=16",
+        "model.memory.gates.average_surprise=false"},
        "model.memory.gates.theta_max = 0.0625: a linear memory without layer norm needs theta_max "
        "/ "
        "(1 - eta_max) <= 1 / model.memory.chunk = 0.0625, here it is 3.125; lower it to 0.00125"},
@@ -178,7 +178,7 @@ TEST(ConfigCheckTest, ReportsAllProblemsUnderOneHeadline) {
 TEST(EffectiveConfigTest, FillsInOrRefuses) {
   const auto effective = EffectiveConfig(SampleConfig(v1::MAC), "sample");
   ASSERT_TRUE(effective.ok());
-  EXPECT_EQ(effective->model().memory().chunk(), 16);
+  EXPECT_EQ(effective->model().memory().chunk(), 64);
   EXPECT_EQ(CheckConfig(*effective, "again").message(), "");
   EXPECT_FALSE(EffectiveConfig(v1::RunConfig(), "sample").ok());
 }

@@ -48,7 +48,7 @@ model {
   block: MAC layers: 2 width: 128 heads: 2 mlp_hidden: 352 norm_epsilon: 1e-6
   memory {
     depth: 2 expansion: 4 activation: SILU residual: true layer_norm: true momentum: true
-    forget_towards: ZERO chunk: 16 initial_weights: UNIT normalize_qk: true output_gate: SILU
+    forget_towards: ZERO chunk: 64 initial_weights: UNIT normalize_qk: true output_gate: SILU
     gates {
       theta_max: 0.015625 eta_max: 0.98 alpha_max: 2e-4 average_surprise: true
       alpha_first: 1e-4 alpha_last: 1e-6

@@ -31,8 +31,8 @@ small=(--set train.sequence_length=256 --set train.slice=256 --set train.sequenc
 for block in lmm mac mag mal transformer; do
   compare "$block" "tiny_$block" "${small[@]}"
 done
-compare lmm_ttt_mlp tiny_lmm "${small[@]}" --set model.memory.preset=TTT_MLP
-compare lmm_ttt_linear tiny_lmm "${small[@]}" --set model.memory.preset=TTT_LINEAR
+compare lmm_ttt_mlp tiny_lmm "${small[@]}" --set model.memory.chunk= --set model.memory.preset=TTT_MLP
+compare lmm_ttt_linear tiny_lmm "${small[@]}" --set model.memory.chunk= --set model.memory.preset=TTT_LINEAR
 compare mac_towards_initial tiny_mac "${small[@]}" --set model.memory.forget_towards=INITIAL \
   --set model.memory.clamp=0.5 --set model.memory.biases=true --set model.memory.depth=3 \
   --set model.tied_embeddings=true
