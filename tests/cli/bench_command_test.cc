@@ -149,8 +149,13 @@ TEST_F(BenchStepTest, TimesStepsAndTheirPhases) {
                                   "--phases", "--peak-tflops", "0.1", "--json", json_});
   EXPECT_EQ(result.code, kExitOk) << result.err;
   EXPECT_THAT(result.out, HasSubstr("tokens/s"));
+  EXPECT_THAT(result.out, HasSubstr("% of what large products reach here"));
+  EXPECT_THAT(result.out, HasSubstr("% of --peak-tflops, 0.1 TFLOP/s"));
   const nlohmann::json json = nlohmann::json::parse(ReadText(json_));
   EXPECT_EQ(json["tokens"], 2 * 2 * 64);
+  EXPECT_EQ(json["peak_flops"], 1e11);
+  EXPECT_EQ(json["share_of_peak"], json["model_flops_per_second"].get<double>() / 1e11);
+  EXPECT_GT(json["share_of_gemm_peak"], 0);
   EXPECT_EQ(json["seconds"].size(), 3u);
   double phases = 0;
   for (const auto& [name, seconds] : json["phases"].items()) phases += seconds.get<double>();

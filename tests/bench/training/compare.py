@@ -14,7 +14,8 @@ MNEMO is the binary, CONFIGS the folder with 340m_transformer.textproto. A shape
 the last two when all shapes have had the others. Each is a process with a time limit of its own.
 What OUT.json holds already is not run again, so that a comparison can go on where it stopped: with
 --budget none starts that might end later. Prints a table of tokens/s, model FLOP over 989 TFLOP/s
-(dense bf16 by data sheet) and memory. Exit code 1 if anything failed or is missing.
+(dense bf16 by data sheet), the same over what mnemo's large products reach in the same process, and
+memory. Exit code 1 if anything failed or is missing.
 """
 import argparse
 import json
@@ -151,16 +152,18 @@ def fits(args, who, seconds, begin):
 
 def row(name, who, entry):
     if "tokens_per_second" not in entry:
-        return f"| {name} | {who} | {entry['error']} | | | |"
+        return f"| {name} | {who} | {entry['error']} | | | | |"
     share = entry.get("share_of_peak", entry.get("mfu"))
     memory = entry.get("peak_tensor_bytes", entry.get("peak_bytes"))
     same = entry.get("error") or {True: "same", False: "NO", None: ""}[entry.get("repeats")]
+    products = entry.get("share_of_gemm_peak")
     return (f"| {name} | {who} | {entry['tokens_per_second'] / 1e3:.1f} | {share:.3f} | "
-            f"{memory / 2**30:.1f} | {same} |")
+            f"{f'{products:.3f}' if products else ''} | {memory / 2**30:.1f} | {same} |")
 
 
 def print_table(result):
-    print("\n| shape | | thousand tokens/s | MFU | GiB | twice |\n|---|---|---|---|---|---|")
+    print("\n| shape | | thousand tokens/s | MFU | of products | GiB | twice |\n"
+          "|---|---|---|---|---|---|---|")
     for name, entries in result["shapes"].items():
         for who in [*FIRST, *LATER]:
             if who in entries and who != "mnemo_phases":
