@@ -14,11 +14,6 @@
 namespace mnemo {
 namespace {
 
-std::string Parent(const std::string& path) {
-  const std::string parent = std::filesystem::path(path).parent_path().string();
-  return parent.empty() ? "." : parent;
-}
-
 absl::Status Merge(std::span<const v1::CheckpointFragment> fragments,
                    v1::CheckpointManifest& manifest) {
   std::map<std::string, v1::CheckpointTensor*> tensors;
@@ -84,9 +79,7 @@ void RemoveSuperseded(FileSystem& fs, const std::string& checkpoints,
 
 absl::StatusOr<std::string> BeginCheckpoint(FileSystem& fs, const std::string& checkpoints,
                                             int64_t step) {
-  if (!fs.Exists(checkpoints)) MNEMO_RETURN_IF_ERROR(fs.MakeDirectories(checkpoints));
-  // Though it was there: whoever made it may have failed, or died, before its name was durable.
-  MNEMO_RETURN_IF_ERROR(fs.SyncDirectory(Parent(checkpoints)));
+  MNEMO_RETURN_IF_ERROR(MakeDurableDirectories(fs, checkpoints));
   MNEMO_RETURN_IF_ERROR(RemoveLeftovers(fs, checkpoints));
   CheckpointName name{step, 1, true};
   std::vector<std::string> names;
@@ -125,7 +118,8 @@ absl::StatusOr<std::string> CommitCheckpoint(FileSystem& fs, const std::string& 
   MNEMO_RETURN_IF_ERROR(WriteFileAtomically(fs, temporary + "/" + std::string(kManifestName),
                                             EncodeManifest(manifest)));
   name.temporary = false;
-  const std::string checkpoints = Parent(temporary), directory = checkpoints + "/" + ToString(name);
+  const std::string checkpoints = ParentDirectory(temporary),
+                    directory = checkpoints + "/" + ToString(name);
   MNEMO_RETURN_IF_ERROR(fs.Rename(temporary, directory));
   MNEMO_RETURN_IF_ERROR(fs.SyncDirectory(checkpoints));
   if (name.generation > 1) RemoveSuperseded(fs, checkpoints, name);

@@ -75,7 +75,7 @@ CheckpointEntry Inspect(FileSystem& fs, const std::string& path, const Checkpoin
 // removal. Returns the new path.
 absl::StatusOr<std::string> GiveUpName(FileSystem& fs, const std::string& directory,
                                        CheckpointName name) {
-  const std::string checkpoints = std::filesystem::path(directory).parent_path().string();
+  const std::string checkpoints = ParentDirectory(directory);
   name.temporary = true, name.damaged = false;
   std::string path;
   do {
@@ -166,13 +166,12 @@ bool IsKnownDamage(const CheckpointEntry& entry) {
 }
 
 absl::StatusOr<std::string> SetAside(FileSystem& fs, const std::string& directory) {
-  const std::filesystem::path path(directory);
-  auto name = ParseCheckpointName(path.filename().string());
+  auto name = ParseCheckpointName(std::filesystem::path(directory).filename().string());
   if (!name || name->temporary || name->damaged) {
     return InvalidArgument("{} is not the name of a checkpoint", directory);
   }
   name->damaged = true;
-  const std::string checkpoints = path.parent_path().string();
+  const std::string checkpoints = ParentDirectory(directory);
   while (fs.Exists(checkpoints + "/" + ToString(*name)) && name->generation < kMostGenerations) {
     ++name->generation;
   }

@@ -21,11 +21,6 @@ std::string WithoutSlash(std::string path) {
   return path;
 }
 
-std::string Parent(const std::string& path) {
-  const std::string parent = std::filesystem::path(path).parent_path().string();
-  return parent.empty() ? "." : parent;
-}
-
 // Where a model is written that is to be at `path`: where the link leads, if it is one.
 std::string PlaceOf(const std::string& path) {
   const std::string directory = WithoutSlash(path);
@@ -63,6 +58,7 @@ absl::Status RemoveModel(FileSystem& fs, const std::string& directory) {
 absl::StatusOr<int> WriteFiles(FileSystem& fs, const std::string& directory,
                                const ModelDescription& description,
                                std::span<const StreamedTensor> tensors, int64_t shard_bytes) {
+  MNEMO_RETURN_IF_ERROR(MakeDurableDirectories(fs, ParentDirectory(directory)));
   MNEMO_RETURN_IF_ERROR(fs.MakeDirectories(directory));
   MNEMO_ASSIGN_OR_RETURN(const int files, WriteModelWeights(fs, directory, tensors, shard_bytes));
   if (!description.tokenizer.model.empty()) {
@@ -87,7 +83,7 @@ absl::Status Replace(FileSystem& fs, const std::string& from, const std::string&
     if (replaces) (void)fs.Rename(old, to);  // the first error is the one to report
     return status;
   }
-  MNEMO_RETURN_IF_ERROR(fs.SyncDirectory(Parent(to)));
+  MNEMO_RETURN_IF_ERROR(fs.SyncDirectory(ParentDirectory(to)));
   return RemoveModel(fs, old);  // this one, or what an interrupted replacement has left
 }
 

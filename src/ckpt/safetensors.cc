@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -111,8 +110,7 @@ absl::StatusOr<Digest> WriteSafetensors(FileSystem& fs, const std::string& path,
     (void)fs.Remove(temporary);  // the first error is the one to report
     return status;
   }
-  const std::string directory = std::filesystem::path(path).parent_path().string();
-  MNEMO_RETURN_IF_ERROR(fs.SyncDirectory(directory.empty() ? "." : directory));
+  MNEMO_RETURN_IF_ERROR(fs.SyncDirectory(ParentDirectory(path)));
   return DigestOf(header);
 }
 

@@ -291,8 +291,25 @@ absl::Status WriteFileAtomically(FileSystem& fs, const std::string& path, std::s
     (void)fs.Remove(temporary);  // the first error is the one to report
     return status;
   }
-  std::string directory = std::filesystem::path(path).parent_path().string();
-  return fs.SyncDirectory(directory.empty() ? "." : directory);
+  return fs.SyncDirectory(ParentDirectory(path));
+}
+
+absl::Status MakeDurableDirectories(FileSystem& fs, const std::string& path) {
+  if (path.size() > 1 && path.ends_with('/')) {
+    return MakeDurableDirectories(fs, path.substr(0, path.size() - 1));
+  }
+  const std::string parent = ParentDirectory(path);
+  if (!fs.Exists(path)) {
+    if (parent != path) MNEMO_RETURN_IF_ERROR(MakeDurableDirectories(fs, parent));
+    MNEMO_RETURN_IF_ERROR(fs.MakeDirectories(path));
+  }
+  const absl::Status synced = fs.SyncDirectory(parent);
+  return absl::IsPermissionDenied(synced) ? absl::OkStatus() : synced;
+}
+
+std::string ParentDirectory(const std::string& path) {
+  const std::string parent = std::filesystem::path(path).parent_path().string();
+  return parent.empty() ? "." : parent;
 }
 
 }  // namespace mnemo

@@ -63,4 +63,13 @@ class FileSystem {
 // what it held before or all of `bytes`. The temporary file is removed on failure.
 absl::Status WriteFileAtomically(FileSystem& fs, const std::string& path, std::string_view bytes);
 
+// Makes what is missing of `path`, from the top, and syncs the directory above each one before it
+// makes the next: what is then written and synced in `path` does not get lost with the name of a
+// directory above. Where `path` is there, its name is synced all the same: whoever made it may
+// have died before that. A directory above that this user may not open is left to its owner.
+absl::Status MakeDurableDirectories(FileSystem& fs, const std::string& path);
+
+// The directory that holds `path`: "." for a plain name.
+std::string ParentDirectory(const std::string& path);
+
 }  // namespace mnemo

@@ -1,7 +1,6 @@
 #include "src/data/loss_file.h"
 
 #include <cmath>
-#include <filesystem>
 
 #include "src/core/status.h"
 
@@ -53,8 +52,7 @@ absl::Status LossFileWriter::Finish() {
   MNEMO_RETURN_IF_ERROR(written->Close());
   MNEMO_RETURN_IF_ERROR(fs_.Rename(temporary(), path_));
   file_.reset();
-  const std::string directory = std::filesystem::path(path_).parent_path().string();
-  return fs_.SyncDirectory(directory.empty() ? "." : directory);
+  return fs_.SyncDirectory(ParentDirectory(path_));
 }
 
 }  // namespace mnemo

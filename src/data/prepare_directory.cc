@@ -116,7 +116,7 @@ absl::StatusOr<PreparedDirectory> OpenPreparedDirectory(
   if (options.tokenizer != kBytesTokenizer && options.tokenizer != kSentencePieceTokenizer) {
     return MakeTokenizer(options.tokenizer, "").status();
   }
-  MNEMO_RETURN_IF_ERROR(fs.MakeDirectories(options.out));
+  MNEMO_RETURN_IF_ERROR(MakeDurableDirectories(fs, options.out));
   if (options.overwrite) MNEMO_RETURN_IF_ERROR(RemoveOld(fs, options.out));
   MNEMO_ASSIGN_OR_RETURN(std::optional<PrepareManifest> manifest,
                          PrepareManifest::Load(fs, options.out));

@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <filesystem>
 #include <vector>
 
 #include "src/core/status.h"
@@ -95,8 +94,7 @@ absl::StatusOr<ShardHeader> ShardWriter::Finish() {
     if (fs_.Exists(temporary)) fs_.Remove(temporary).IgnoreError();
     return status;
   }
-  const std::string parent = std::filesystem::path(path_).parent_path();
-  MNEMO_RETURN_IF_ERROR(fs_.SyncDirectory(parent.empty() ? "." : parent));
+  MNEMO_RETURN_IF_ERROR(fs_.SyncDirectory(ParentDirectory(path_)));
   token_stage_.reset();
   offset_stage_.reset();
   return header_;

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
 #include <vector>
 
 #include "src/ckpt/checkpoint_directory.h"
@@ -66,11 +65,7 @@ absl::Status RunDirectory::Lock() {
 
 absl::StatusOr<RunDirectory> RunDirectory::Open(FileSystem& fs, const std::string& path) {
   RunDirectory run(fs, path);
-  MNEMO_RETURN_IF_ERROR(fs.MakeDirectories(path));
-  // A power cut must not take the run with all that is saved in it. Where the directory above
-  // cannot be opened there is nothing more to do.
-  const std::string above = std::filesystem::path(path + "/.").parent_path().parent_path().string();
-  (void)fs.SyncDirectory(above.empty() ? "." : above);
+  MNEMO_RETURN_IF_ERROR(MakeDurableDirectories(fs, path));
   MNEMO_RETURN_IF_ERROR(run.Lock());
   return run;
 }

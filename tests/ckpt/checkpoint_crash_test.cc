@@ -85,13 +85,15 @@ struct Scenario {
   bool has_old;      // step 1, saved and durable
   bool has_remains;  // of a save of step 2 that crashed
   int64_t step;
-  bool reshards = false;  // what is there, rather than save
+  bool reshards = false;   // what is there, rather than save
+  const char* place = "";  // of the run, below a directory that is there; not made before the save
 };
 void PrintTo(const Scenario& scenario, std::ostream* out) { *out << scenario.name; }
 
 constexpr Scenario kScenarios[] = {{"ANewStep", true, true, 2},
                                    {"TheSameStepAgain", true, false, 1},
                                    {"TheFirstOfARun", false, false, 1},
+                                   {"TheFirstInANewPlace", false, false, 1, false, "/new/place"},
                                    {"TheSameCutAnew", true, true, 1, true}};
 
 class CheckpointCrashTest : public testing::TestWithParam<std::tuple<Scenario, int>> {
@@ -101,9 +103,13 @@ class CheckpointCrashTest : public testing::TestWithParam<std::tuple<Scenario, i
   static const Scenario& scenario() { return std::get<0>(GetParam()); }
   static int ranks() { return std::get<1>(GetParam()); }
 
-  // Puts into `run`, a directory that is there, what is there before the save.
-  void Prepare(FileSystem& fs, const std::string& run) const {
-    const std::string checkpoints = run + "/checkpoints";
+  // Of the run whose place is in `base`, a directory that is there.
+  static std::string CheckpointsIn(const std::string& base) {
+    return base + scenario().place + "/checkpoints";
+  }
+  // Puts into `base` what is there before the save.
+  void Prepare(FileSystem& fs, const std::string& base) const {
+    const std::string checkpoints = CheckpointsIn(base);
     if (scenario().has_old) {
       ASSERT_TRUE(SaveState(fs, checkpoints, 1, old_, ranks(), kPieceBytes).ok());
     }
@@ -113,15 +119,16 @@ class CheckpointCrashTest : public testing::TestWithParam<std::tuple<Scenario, i
       ASSERT_TRUE(WriteFileAtomically(fs, remains + "/rank-00000.h5", "half").ok());
     }
   }
-  absl::Status Act(FileSystem& fs, const std::string& run) const {
-    if (scenario().reshards) return Reshard(fs, run + "/checkpoints", ranks());
-    return SaveAndPrune(fs, run + "/checkpoints", scenario().step, new_, ranks());
+  absl::Status Act(FileSystem& fs, const std::string& base) const {
+    if (scenario().reshards) return Reshard(fs, CheckpointsIn(base), ranks());
+    return SaveAndPrune(fs, CheckpointsIn(base), scenario().step, new_, ranks());
   }
 
   // What must hold of a disk after the save, however it ended.
   void Check(DiskModel& disk, bool succeeded) {
     ++checked_;
-    const auto entries = ListCheckpoints(disk, kCheckpoints);
+    const std::string checkpoints = CheckpointsIn(kBase);
+    const auto entries = ListCheckpoints(disk, checkpoints);
     ASSERT_TRUE(entries.ok()) << entries.status();
     bool has_new = false, has_old = false;
     for (const CheckpointEntry& entry : *entries) {
@@ -134,7 +141,7 @@ class CheckpointCrashTest : public testing::TestWithParam<std::tuple<Scenario, i
     }
     ASSERT_TRUE(has_new || !succeeded) << "the save succeeded, and is lost";
     ASSERT_TRUE(has_new || has_old || !scenario().has_old) << "both checkpoints are lost";
-    const auto saved = SaveState(disk, kCheckpoints, 3, next_, ranks(), kPieceBytes);
+    const auto saved = SaveState(disk, checkpoints, 3, next_, ranks(), kPieceBytes);
     ASSERT_TRUE(saved.ok()) << saved.status();
     // It stays, whatever calls before it have failed.
     const auto restarted = disk.AfterPowerCut(Left::kNothing, 0);
@@ -145,7 +152,7 @@ class CheckpointCrashTest : public testing::TestWithParam<std::tuple<Scenario, i
   void Try(const DiskModel& prepared, Fault fault, const DiskPoint& at) {
     const auto disk = prepared.Copy();
     disk->Inject(fault, at);
-    const absl::Status status = Act(*disk, kRun);
+    const absl::Status status = Act(*disk, kBase);
     ASSERT_TRUE(disk->injected() || fault == Fault::kNone) << "the call never came";
     disk->MakeRoom();
     const uint64_t seeds = fault == Fault::kDies || fault == Fault::kNone ? 4 : 1;
@@ -166,14 +173,14 @@ class CheckpointCrashTest : public testing::TestWithParam<std::tuple<Scenario, i
   // A disk with what was there before, all of it durable.
   std::unique_ptr<DiskModel> PreparedDisk() const {
     DiskModel disk;
-    EXPECT_TRUE(disk.MakeDirectories(kRun).ok());
-    Prepare(disk, kRun);
+    EXPECT_TRUE(disk.MakeDirectories(kBase).ok());
+    Prepare(disk, kBase);
     auto durable = disk.AfterPowerCut(Left::kEverything, 0);
     durable->Forget();
     return durable;
   }
 
-  static constexpr char kRun[] = "/run", kCheckpoints[] = "/run/checkpoints";
+  static constexpr char kBase[] = "/run";
   const TestState old_ = MakeState(1), new_ = MakeState(2), next_ = MakeState(3);
   int64_t checked_ = 0;
 };
@@ -202,7 +209,7 @@ std::string ToText(const std::map<std::string, int>& counts) {
 TEST_P(CheckpointCrashTest, TheOldOrTheNewOneIsThereAndTheNextSaveWorks) {
   const auto prepared = PreparedDisk();
   const auto clean = prepared->Copy();
-  ASSERT_TRUE(Act(*clean, kRun).ok());
+  ASSERT_TRUE(Act(*clean, kBase).ok());
   const std::vector<DiskPoint> points = clean->points();
   Try(*prepared, Fault::kNone, {});
   const std::pair<Fault, const char*> faults[] = {{Fault::kFails, "fails"},
@@ -236,14 +243,14 @@ std::string NameOf(const std::string& call, const std::string& line) {
   return call;
 }
 
-std::map<std::string, int> CountTraced(const std::string& trace, const std::string& run) {
+std::map<std::string, int> CountTraced(const std::string& trace, const std::string& place) {
   std::map<std::string, int> counts;
   std::ifstream lines(trace);
   const std::regex form(R"(^\d+ +(\w+)\()");
   for (std::string line; std::getline(lines, line);) {
     std::smatch match;
     // A call that another thread's interrupts has a second line without its arguments.
-    if (line.find(run) == line.npos || !std::regex_search(line, match, form)) continue;
+    if (line.find(place) == line.npos || !std::regex_search(line, match, form)) continue;
     const std::string name = NameOf(match[1], line);
     if (!name.empty()) ++counts[name];
   }
@@ -283,15 +290,15 @@ TEST_P(CheckpointCrashTest, NoWriteIsLeftOut) {
   }
   if (!CanTrace()) GTEST_SKIP() << "left out: strace is not here, or is not allowed to trace";
   const auto disk = PreparedDisk();
-  ASSERT_TRUE(Act(*disk, kRun).ok());
+  ASSERT_TRUE(Act(*disk, kBase).ok());
   std::map<std::string, int> injected = CountCalls(disk->points());
   ASSERT_GT(injected.erase("close"), 0);  // changes nothing, and is called for files read as well
-  const ScratchDirectory scratch;
-  ASSERT_TRUE(FileSystem::Posix().MakeDirectories(scratch / "run").ok());
-  const std::string run = std::filesystem::canonical(scratch / "run");  // as strace writes it
-  Prepare(FileSystem::Posix(), run);
-  ASSERT_TRUE(Trace(run, scratch / "trace"));
-  const std::map<std::string, int> traced = CountTraced(scratch / "trace", run);
+  const ScratchDirectory scratch, traces;
+  ASSERT_TRUE(FileSystem::Posix().MakeDirectories(scratch / "base").ok());
+  const std::string base = std::filesystem::canonical(scratch / "base");  // as strace writes it
+  Prepare(FileSystem::Posix(), base);
+  ASSERT_TRUE(Trace(base, traces / "trace"));
+  const std::map<std::string, int> traced = CountTraced(traces / "trace", ParentDirectory(base));
   EXPECT_EQ(traced, injected);
   std::printf("traced: %s\ninjected, besides close: %s\n", ToText(traced).c_str(),
               ToText(injected).c_str());

@@ -252,6 +252,13 @@ TEST(ModelDirectoryTest, AfterAPowerCutTheOldOrTheNewModelIsThere) {
   }
 }
 
+TEST(ModelDirectoryTest, OneInANewPlaceOutlivesAPowerCut) {
+  DiskModel disk;
+  ASSERT_TRUE(Write(disk, "/new/place/model", Description(), Tensors(1)).ok());
+  const auto after = disk.AfterPowerCut(DiskModel::Left::kNothing, 0);
+  EXPECT_EQ(WholeValueIn(*after, "/new/place/model"), 1);
+}
+
 TEST(ModelDirectoryTest, NothingOfAFormerModelIsLeft) {
   const ScratchDirectory scratch;
   const std::string directory = scratch / "model";

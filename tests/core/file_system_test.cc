@@ -124,6 +124,12 @@ TEST_F(FileSystemTest, DirectoriesAndNames) {
   EXPECT_THAT(fs_.List(Path("x")).value(), ElementsAre("b", "y"));
 }
 
+TEST_F(FileSystemTest, TheDirectoryAbove) {
+  for (const auto& [path, parent] : {std::pair("a/b", "a"), {"a", "."}, {"/a", "/"}, {"/", "/"}}) {
+    EXPECT_EQ(ParentDirectory(path), parent) << path;
+  }
+}
+
 TEST_F(FileSystemTest, ErrorsNamePathAndCause) {
   std::string missing = Path("no/such");
   for (const absl::Status& status :

@@ -36,12 +36,20 @@ TEST_F(RunDirectoryTest, IsMadeAndHoldsTheConfiguration) {
   EXPECT_EQ(run->model_path(), path_ + "/model");
 }
 
-TEST_F(RunDirectoryTest, ItsNameIsMadeDurable) {
+TEST_F(RunDirectoryTest, ItsNameAndThoseAboveAreMadeDurable) {
   for (const char* end : {"", "/"}) {
+    std::filesystem::remove_all(directory_ / "runs");
+    const std::string above = ParentDirectory(directory_ / "runs");
     FaultyFileSystem log(FaultyFileSystem::Fault::kNone, 0);
     ASSERT_OK(RunDirectory::Open(log, path_ + end));
-    EXPECT_THAT(log.log(), ::testing::ElementsAre("mkdir " + path_ + end,
-                                                  "sync directory " + (directory_ / "runs")));
+    EXPECT_THAT(log.log(),
+                ::testing::ElementsAre("sync directory " + ParentDirectory(above),
+                                       "mkdir " + above + "/runs", "sync directory " + above,
+                                       "mkdir " + path_, "sync directory " + above + "/runs"));
+    // Made by one who died before its name was durable.
+    FaultyFileSystem again(FaultyFileSystem::Fault::kNone, 0);
+    ASSERT_OK(RunDirectory::Open(again, path_ + end));
+    EXPECT_THAT(again.log(), ::testing::ElementsAre("sync directory " + above + "/runs"));
   }
 }
 

@@ -123,7 +123,7 @@ absl::StatusOr<std::string> ReadOrMakeToken(const std::string& run_directory) {
 
 absl::StatusOr<std::shared_ptr<const void>> LockForCoordinator(FileSystem& fs,
                                                                const std::string& run_directory) {
-  MNEMO_RETURN_IF_ERROR(fs.MakeDirectories(run_directory));
+  MNEMO_RETURN_IF_ERROR(MakeDurableDirectories(fs, run_directory));
   const std::string path = run_directory + "/.coordinator.lock";
   const int descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (descriptor < 0) return SystemError("create", path);
