@@ -6,6 +6,7 @@
 
 #include "src/core/host.h"
 #include "src/core/status.h"
+#include "src/model/door.h"
 
 namespace mnemo {
 namespace {
@@ -26,6 +27,19 @@ absl::StatusOr<std::string> Unpack(const std::string& text) {
                       text.substr(space + 1));
 }
 
+// Of all ranks, which are aborted where they could not talk.
+absl::StatusOr<std::vector<std::string>> Unpack(Ranks& ranks,
+                                                absl::StatusOr<std::vector<std::string>> all) {
+  if (!all.ok()) {
+    ranks.Abort(all.status());
+    return all;
+  }
+  for (std::string& text : *all) {
+    MNEMO_ASSIGN_OR_RETURN(text, Unpack(text));
+  }
+  return all;
+}
+
 }  // namespace
 
 Timeout MessageTimeout(const v1::RunConfig& config) {
@@ -40,15 +54,12 @@ absl::StatusOr<std::vector<std::string>> Exchange(Ranks& ranks,
 
 absl::StatusOr<std::vector<std::string>> Exchange(Ranks& ranks, Communicator& group,
                                                   const absl::StatusOr<std::string>& mine) {
-  absl::StatusOr<std::vector<std::string>> all = group.AllGatherStrings(Pack(mine, ranks));
-  if (!all.ok()) {
-    ranks.Abort(all.status());
-    return all;
-  }
-  for (std::string& text : *all) {
-    MNEMO_ASSIGN_OR_RETURN(text, Unpack(text));
-  }
-  return all;
+  return Unpack(ranks, group.AllGatherStrings(Pack(mine, ranks)));
+}
+
+absl::StatusOr<std::vector<std::string>> ExchangeWork(
+    Ranks& ranks, Communicator& group, const std::function<absl::StatusOr<std::string>()>& work) {
+  return Unpack(ranks, group.AllGatherWork([&] { return Pack(AtTheDoor(work), ranks); }));
 }
 
 absl::Status Agree(Ranks& ranks, const absl::Status& mine) {

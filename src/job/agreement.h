@@ -6,6 +6,7 @@
 // next wait ends with its reason.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,11 @@ absl::StatusOr<std::vector<std::string>> Exchange(Ranks& ranks,
 // The same over `group`, which holds all ranks: world() or, for the thread that saves, saves().
 absl::StatusOr<std::vector<std::string>> Exchange(Ranks& ranks, Communicator& group,
                                                   const absl::StatusOr<std::string>& mine);
-// The same where there is nothing to say but whether all is well.
+// The same of what `work` makes, at the door (src/model/door.h), for which the others wait however
+// long it takes, as long as its rank is alive: reading and writing of files.
+absl::StatusOr<std::vector<std::string>> ExchangeWork(
+    Ranks& ranks, Communicator& group, const std::function<absl::StatusOr<std::string>()>& work);
+// Exchange where there is nothing to say but whether all is well.
 absl::Status Agree(Ranks& ranks, const absl::Status& mine);
 
 // Of an error that every rank has returned: whether it is for this one to tell the user. That is so

@@ -85,19 +85,10 @@ RunCheckpoints::Written RunCheckpoints::Write(const absl::StatusOr<SavedTraining
                                               Communicator& group) const {
   const Clock::time_point begin = Clock::now();
   Written written;
-  written.directory =
-      WriteTraining(*options_.fs, options_.directory, saved, trainer_.ranks(), group);
-  if (written.directory.ok() && trainer_.ranks().first()) Prune();
+  written.directory = WriteTraining(*options_.fs, options_.directory, saved, trainer_.ranks(),
+                                    group, {.keep = RetentionOf(trainer_.config().train())});
   written.seconds = SecondsSince(begin);
   return written;
-}
-
-void RunCheckpoints::Prune() const {
-  const auto removed =
-      PruneCheckpoints(*options_.fs, options_.directory, RetentionOf(trainer_.config().train()));
-  if (!removed.ok()) {
-    LogWarning("cannot remove old checkpoints: {}", std::string(removed.status().message()));
-  }
 }
 
 void RunCheckpoints::TakeUp(int64_t step, const Written& written) {

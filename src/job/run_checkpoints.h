@@ -104,7 +104,6 @@ class RunCheckpoints {
   absl::Status Settle();
   void Land();
   void TakeUp(int64_t step, const Written& written);
-  void Prune() const;
 
   Options options_;
   Trainer& trainer_;

@@ -8,6 +8,7 @@
 #include "src/ckpt/checkpoint_writer.h"
 #include "src/ckpt/manifest.h"
 #include "src/core/backend.h"
+#include "src/core/log.h"
 #include "src/core/status.h"
 #include "src/job/agreement.h"
 #include "src/job/own_shard.h"
@@ -72,6 +73,13 @@ absl::StatusOr<std::string> Commit(FileSystem& fs, const std::string& temporary,
     MNEMO_CHECK(fragments[r].ParseFromString(written[r]));
   }
   return CommitCheckpoint(fs, temporary, fragments, manifest);
+}
+
+void Prune(FileSystem& fs, const std::string& checkpoints, const RetentionRule& keep) {
+  const auto removed = PruneCheckpoints(fs, checkpoints, keep);
+  if (!removed.ok()) {
+    LogWarning("cannot remove old checkpoints: {}", std::string(removed.status().message()));
+  }
 }
 
 absl::Status CheckSame(const CheckpointReader& reader, const Trainer& trainer) {
@@ -140,31 +148,39 @@ SavedTraining CollectTraining(const v1::CheckpointManifest& about, Trainer& trai
 
 absl::StatusOr<std::string> WriteTraining(FileSystem& fs, const std::string& checkpoints,
                                           const absl::StatusOr<SavedTraining>& saved, Ranks& ranks,
-                                          Communicator& group) {
+                                          Communicator& group, const WriteOptions& options) {
   const auto begin = [&]() -> absl::StatusOr<std::string> {
     MNEMO_RETURN_IF_ERROR(saved.status());
     if (!ranks.first()) return Unneeded();
     return BeginCheckpoint(fs, checkpoints, saved->manifest.training().step());
   };
-  MNEMO_ASSIGN_OR_RETURN(const std::vector<std::string> begun,
-                         Exchange(ranks, group, AtTheDoor(begin)));
+  MNEMO_ASSIGN_OR_RETURN(const std::vector<std::string> begun, ExchangeWork(ranks, group, begin));
   const std::string& temporary = begun[0];
   const auto write = [&]() -> absl::StatusOr<std::string> {
-    MNEMO_ASSIGN_OR_RETURN(const v1::CheckpointFragment fragment,
-                           WriteCheckpointFile(fs, temporary, ranks.rank(), saved->pieces));
+    MNEMO_ASSIGN_OR_RETURN(
+        const v1::CheckpointFragment fragment,
+        WriteCheckpointFile(fs, temporary, ranks.rank(), saved->pieces, options.piece_bytes));
     return fragment.SerializeAsString();
   };
-  const auto written = Exchange(ranks, group, AtTheDoor(write));
-  if (!written.ok()) {
+  const auto abandon = [&]() -> absl::StatusOr<std::string> {
     if (ranks.first()) AbandonCheckpoint(fs, temporary);
+    return Unneeded();
+  };
+  const auto written = ExchangeWork(ranks, group, write);
+  if (!written.ok()) {
+    (void)ExchangeWork(ranks, group, abandon);  // the first error is the one to report
     return written.status();
   }
-  const auto commit = [&] {
-    return ranks.first() ? Commit(fs, temporary, *written, saved->manifest) : Unneeded();
+  const auto commit = [&]() -> absl::StatusOr<std::string> {
+    if (!ranks.first()) return Unneeded();
+    MNEMO_ASSIGN_OR_RETURN(const std::string directory,
+                           Commit(fs, temporary, *written, saved->manifest));
+    if (options.keep) Prune(fs, checkpoints, *options.keep);
+    return directory;
   };
-  const auto committed = Exchange(ranks, group, AtTheDoor(commit));
+  const auto committed = ExchangeWork(ranks, group, commit);
   if (!committed.ok()) {
-    if (ranks.first()) AbandonCheckpoint(fs, temporary);
+    (void)ExchangeWork(ranks, group, abandon);
     return committed.status();
   }
   return (*committed)[0];
@@ -182,7 +198,7 @@ absl::StatusOr<std::string> SaveTraining(FileSystem& fs, const std::string& chec
 absl::Status RestoreTraining(FileSystem& fs, const std::string& checkpoint, Trainer& trainer) {
   Ranks& ranks = trainer.ranks();
   const auto read = [&] { return ReadOwn(fs, checkpoint, trainer); };
-  MNEMO_RETURN_IF_ERROR(Exchange(ranks, AtTheDoor(read)).status());
+  MNEMO_RETURN_IF_ERROR(ExchangeWork(ranks, ranks.world(), read).status());
   return GatherShards(trainer);
 }
 

@@ -7,11 +7,13 @@
 // same mesh; on another, to rounding.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "mnemo/v1/checkpoint.pb.h"
+#include "src/ckpt/checkpoint_retention.h"
 #include "src/ckpt/checkpoint_writer.h"
 #include "src/core/file_system.h"
 #include "src/job/trainer.h"
@@ -33,11 +35,18 @@ SavedTraining CollectTraining(const v1::CheckpointManifest& about, Trainer& trai
 // earlier checkpoints are whole.
 absl::StatusOr<std::string> SaveTraining(FileSystem& fs, const std::string& checkpoints,
                                          const v1::CheckpointManifest& about, Trainer& trainer);
+struct WriteOptions {
+  // What else stays when the checkpoint is there; the rest is removed. What goes wrong with that is
+  // a warning. Without it all stay.
+  std::optional<RetentionRule> keep;
+  int64_t piece_bytes = kDefaultPieceBytes;
+};
 // The same of what has been collected, or could not be: then no rank saves. `group` is the ranks'
-// saves(), if this is called on the thread that saves, or world().
+// saves(), if this is called on the thread that saves, or world(). Ranks wait for each other's
+// files, however slow the disk: only where one is not heard of for the timeout are all aborted.
 absl::StatusOr<std::string> WriteTraining(FileSystem& fs, const std::string& checkpoints,
                                           const absl::StatusOr<SavedTraining>& saved, Ranks& ranks,
-                                          Communicator& group);
+                                          Communicator& group, const WriteOptions& options = {});
 
 // Takes a trainer, just made, to where the checkpoint was. FailedPrecondition if the checkpoint is
 // of another model, precision, seed or number of sequences a step; DataLoss if it is damaged. After

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -50,6 +51,12 @@ class Communicator {
   // For control: a short string of each rank, of any length. Host memory.
   virtual absl::StatusOr<std::vector<std::string>> AllGatherStrings(std::string_view mine) = 0;
 
+  // The same where a rank's string may take longer to come by than the timeout: `work` makes it, on
+  // this thread, and as long as that runs the others wait. They wait no more, and the transport is
+  // aborted, once nothing has been heard of a rank for the timeout: it is gone, stopped or cut off.
+  virtual absl::StatusOr<std::vector<std::string>> AllGatherWork(
+      const std::function<std::string()>& work) = 0;
+
   // For scalars on the host, such as norms and counts.
   virtual absl::Status AllReduceSum(std::span<double> values) = 0;
 };
@@ -63,7 +70,8 @@ struct CommunicatorOptions {
   std::vector<int> ranks;
   // Groups that share a rank need different channels.
   Channel channel;
-  // Longest wait for one message. Peers may be late by as much work as lies between two calls.
+  // Longest wait for one message. Peers may be late by as much work as lies between two calls, but
+  // for AllGatherWork's.
   Timeout timeout = std::chrono::minutes(10);
 };
 

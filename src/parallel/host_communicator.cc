@@ -9,6 +9,7 @@
 #include "src/core/backend.h"
 #include "src/core/status.h"
 #include "src/parallel/communicator.h"
+#include "src/parallel/gather_work.h"
 
 namespace mnemo {
 namespace {
@@ -74,6 +75,10 @@ class HostCommunicator : public Communicator {
   absl::Status ReduceScatterSum(const Tensor& all, const Tensor& mine, Pieces pieces) override;
   absl::Status AllGather(const Tensor& mine, const Tensor& all, Pieces pieces) override;
   absl::StatusOr<std::vector<std::string>> AllGatherStrings(std::string_view mine) override;
+  absl::StatusOr<std::vector<std::string>> AllGatherWork(
+      const std::function<std::string()>& work) override {
+    return GatherWork(transport_, options_, work);
+  }
   absl::Status AllReduceSum(std::span<double> values) override;
 
  private:

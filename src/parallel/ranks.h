@@ -28,7 +28,7 @@ class Ranks {
   static std::unique_ptr<Ranks> Alone();
   // Every rank of the transport calls it with the same mesh, whose size is the transport's. The
   // transport outlives the result. `timeout` is for one message of a collective or of the relay:
-  // as long as ranks may lie apart, with loading, evaluation and checkpoints in between.
+  // as long as ranks may lie apart, with loading and evaluation in between.
   static absl::StatusOr<std::unique_ptr<Ranks>> Create(Transport& transport, const Mesh& mesh,
                                                        Timeout timeout = std::chrono::minutes(10));
   ~Ranks();

@@ -59,6 +59,31 @@ TEST(AgreementTest, TheThreadThatSavesAgreesBesideTheOneThatTrains) {
   EXPECT_TRUE(status.ok()) << status;
 }
 
+// Though the third still works, the one that is gone is noticed in time.
+TEST(AgreementTest, WhoIsNotHeardOfIsNotWaitedFor) {
+  std::vector<absl::Status> seen(3);
+  const auto begin = std::chrono::steady_clock::now();
+  const absl::Status status = RunOnThreads(3, {}, [&](Transport& transport) -> absl::Status {
+    MNEMO_ASSIGN_OR_RETURN(auto ranks,
+                           Ranks::Create(transport, {3, 1, 1}, std::chrono::seconds(1)));
+    const auto work = [&]() -> absl::StatusOr<std::string> {
+      while (ranks->rank() == 1 && ranks->status().ok()) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      }
+      return std::string();
+    };
+    if (ranks->rank() == 2) return absl::OkStatus();
+    seen[ranks->rank()] = ExchangeWork(*ranks, ranks->saves(), work).status();
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));
+  for (const int rank : {0, 1}) {
+    EXPECT_THAT(std::string(seen[rank].message()),
+                HasSubstr("'saves': nothing was heard of rank 2 for 1.0 s"));
+  }
+}
+
 TEST(AgreementTest, TheFirstErrorIsEverybodysAndOneTellsIt) {
   std::vector<int> tell(3);
   const auto all = OnThreeRanks<absl::Status>([&](Ranks& ranks) {

@@ -175,6 +175,25 @@ TEST_P(BackgroundSaveTest, AnEndWaitsForIt) {
   EXPECT_EQ(result->checkpoint, Run("run") + "/checkpoints/step-000000000002");
 }
 
+TEST_P(BackgroundSaveTest, RanksWaitForASlowDiskBeyondTheTimeout) {
+  if (GetParam().size() == 1) GTEST_SKIP() << "one rank waits for nobody";
+  config_.mutable_parallel()->set_timeout_seconds(2);
+  const std::pair<std::string, std::string> slow_files[] = {
+      {"a", LastFile(2)}, {"b", "step-000000000004.tmp/manifest.pb.tmp"}};
+  for (const auto& [run, slow] : slow_files) {
+    Gate gate(slow);
+    std::thread opener([&] {
+      std::this_thread::sleep_for(std::chrono::seconds(5));
+      gate.Open();
+    });
+    const auto result = Train(Options(run), [&](int, TrainingRunOptions& own) { own.fs = &gate; });
+    opener.join();
+    ASSERT_OK(result);
+    EXPECT_EQ(result->failed_saves, 0);
+    EXPECT_THAT(Checkpoints(run), ElementsAre(2, 4, 6));
+  }
+}
+
 // Of a run that saves only when it is asked to, no memory is planned for a copy.
 TEST_P(BackgroundSaveTest, WithoutAPlannedCopyASaveIsWaitedFor) {
   config_.mutable_train()->clear_checkpoint_every();

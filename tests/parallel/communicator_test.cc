@@ -185,6 +185,25 @@ TEST(CommunicatorTest, GathersStringsOfAnyLength) {
   });
 }
 
+// Each in turn works for longer than the timeout, the last one while the others do, too.
+TEST(CommunicatorTest, WorkIsWaitedForBeyondTheTimeout) {
+  ForEachWorld([](Transport& t) {
+    if (t.size() != 3) return;
+    const auto all = MakeHostCommunicator(t, {{0, 1, 2}, {4, "work"}, std::chrono::seconds(1)});
+    const auto works = [&](int rank, int turn) { return rank == turn || turn == 2; };
+    for (int turn = 0; turn < 3; ++turn) {
+      const auto results = all->AllGatherWork([&] {
+        if (works(t.rank(), turn)) std::this_thread::sleep_for(std::chrono::milliseconds(2500));
+        return std::string(t.rank() * 3000, 'x') + std::to_string(turn);
+      });
+      ASSERT_TRUE(results.ok()) << results.status().message();
+      for (int rank = 0; rank < 3; ++rank) {
+        EXPECT_EQ((*results)[rank], std::string(rank * 3000, 'x') + std::to_string(turn));
+      }
+    }
+  });
+}
+
 // Whoever comes last releases all: nobody's count of arrivals is behind.
 TEST(CommunicatorTest, BarrierHoldsUntilAllHaveCome) {
   ForEachWorld([](Transport& t) {
