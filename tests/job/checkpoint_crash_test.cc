@@ -7,13 +7,13 @@
 #include <cstdlib>
 #include <fstream>
 #include <regex>
-#include <thread>
 
 #include "src/ckpt/checkpoint_directory.h"
 #include "src/ckpt/checkpoint_reshard.h"
-#include "src/ckpt/checkpoint_retention.h"
 #include "src/core/log.h"
 #include "src/core/status.h"
+#include "src/job/training_checkpoint.h"
+#include "src/parallel/thread_transport.h"
 #include "tests/ckpt/checkpoint_test_util.h"
 #include "tests/ckpt/disk_model.h"
 #include "tests/ckpt/scratch_directory.h"
@@ -26,32 +26,22 @@ using Left = DiskModel::Left;
 
 constexpr int64_t kPieceBytes = 100;  // some tensors have several pieces
 
-// As `ranks` ranks do it, each in a thread of its own, the first of them removing what is not kept.
+// What a run does, on `ranks` ranks, each in a thread of its own.
 absl::Status SaveAndPrune(FileSystem& fs, const std::string& checkpoints, int64_t step,
                           const TestState& state, int ranks) {
-  MNEMO_ASSIGN_OR_RETURN(const std::string temporary, BeginCheckpoint(fs, checkpoints, step));
-  std::vector<absl::StatusOr<v1::CheckpointFragment>> written(ranks);
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < ranks; ++rank) {
-    threads.emplace_back([&, rank, pieces = PiecesOf(state, rank, ranks)] {
-      written[rank] = WriteCheckpointFile(fs, temporary, rank, pieces, kPieceBytes);
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  std::vector<v1::CheckpointFragment> fragments;
-  absl::Status status;
-  for (auto& fragment : written) {
-    status.Update(fragment.status());
-    if (fragment.ok()) fragments.push_back(*std::move(fragment));
-  }
-  if (status.ok()) status = CommitCheckpoint(fs, temporary, fragments, About(step)).status();
-  if (!status.ok()) {
-    AbandonCheckpoint(fs, temporary);
-    return status;
-  }
-  // As in training: what fails here is a warning, and the save has succeeded.
-  (void)PruneCheckpoints(fs, checkpoints, {.last = 1});
-  return status;
+  std::vector<absl::Status> saved(ranks);
+  const absl::Status ran = RunOnThreads(ranks, {}, [&](Transport& transport) -> absl::Status {
+    MNEMO_ASSIGN_OR_RETURN(const auto own, Ranks::Create(transport, {ranks, 1, 1}));
+    const SavedTraining mine{PiecesOf(state, own->rank(), ranks), About(step)};
+    const auto directory =
+        WriteTraining(fs, checkpoints, mine, *own, own->saves(),
+                      {.keep = RetentionRule{.last = 1}, .piece_bytes = kPieceBytes});
+    saved[own->rank()] = directory.status();
+    return own->status();
+  });
+  EXPECT_TRUE(ran.ok()) << "ranks can talk whatever the disk does: " << ran;
+  for (const absl::Status& status : saved) EXPECT_EQ(status, saved[0]) << "ranks disagree";
+  return saved[0];
 }
 
 // In its own place, for one rank more.
