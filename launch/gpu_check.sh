@@ -123,7 +123,7 @@ stage_training() {
 stage_resume() {
   need mnemo
   run kills env MNEMO="$(program mnemo)" "$root/launch/kill_study.sh" --n 12 --ranks 1 \
-    --set execution.device=CUDA --set execution.precision=BF16 --json "$out/resume.part"
+    --steps 60 --set execution.device=CUDA --set execution.precision=BF16 --json "$out/resume.part"
   result kills "$out/resume.part"
   show 'runs equal'
 }
